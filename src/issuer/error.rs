@@ -1,0 +1,57 @@
+//! Why no certificate came, sorted by whose fault it is.
+
+use std::time::Duration;
+
+/// A failed attempt. `Display` says its own part; the cause is its `source`.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct IssueError {
+    pub kind: IssueErrorKind,
+    /// What went wrong and what to do, fit for a pod's owner to read.
+    pub message: String,
+    /// How long the CA asked us to stay away.
+    pub retry_after: Option<Duration>,
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// Whose fault it is.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum IssueErrorKind {
+    /// The CA's answer was not what was asked for.
+    BadResponse,
+    /// The issuer or what it refers to is missing or wrong.
+    Config,
+    /// The CA or a policy refused.
+    Denied,
+    /// The CA has not decided yet.
+    Pending,
+    /// The CA asked to slow down.
+    RateLimited,
+    /// The CA cannot be reached.
+    Unavailable,
+}
+
+impl IssueError {
+    pub fn new(kind: IssueErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), retry_after: None, source: None }
+    }
+    #[must_use]
+    pub fn caused_by(self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { source: Some(source.into()), ..self }
+    }
+}
+
+impl IssueErrorKind {
+    /// A short fixed word, for metrics and events.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::BadResponse => "BadResponse",
+            Self::Config => "Config",
+            Self::Denied => "Denied",
+            Self::Pending => "Pending",
+            Self::RateLimited => "RateLimited",
+            Self::Unavailable => "Unavailable",
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The volume attributes: one table of all of them, and their parser.

@@ -1,0 +1,1 @@
+//! Variables such as `${POD_NAME}` in attribute values.

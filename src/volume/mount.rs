@@ -1,0 +1,1 @@
+//! Mounting: tmpfs and read-only bind mounts.

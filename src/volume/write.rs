@@ -1,0 +1,1 @@
+//! The atomic writer: readers that open `..data` once see files of one write only.
