@@ -1,6 +1,7 @@
 //! A publish request: all that a pod asked for, parsed.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
@@ -55,12 +56,14 @@ pub struct Ownership {
 }
 
 /// What kubelet hands over with NodePublishVolume, not yet looked at.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct RawRequest<'a> {
     pub volume_id: &'a str,
     pub target_path: &'a str,
     pub attributes: &'a BTreeMap<String, String>,
     pub volume_mount_group: &'a str,
+    /// For `${POD_IP}`; kubelet does not say it, so it is known only where somebody has asked.
+    pub pod_ip: Option<IpAddr>,
 }
 
 /// Facts about this node and driver that requests are read with.
@@ -72,8 +75,22 @@ pub struct NodeContext {
 
 /// A request that cannot be carried out as written; the message says what to change.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct RequestError(pub String);
+#[error("{message}")]
+pub struct RequestError {
+    /// Whose fault it is.
+    pub kind: RequestErrorKind,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RequestErrorKind {
+    /// The pod's author or the cluster's operator has something to change.
+    Invalid,
+    /// The pod says to be another than the one kubelet makes the volume for.
+    Forged,
+}
 
 impl PublishRequest {
     /// Reads a request. `secrets` are the keys of `nodePublishSecretRef`; only passwords that the
@@ -94,5 +111,16 @@ pub struct Secrets(pub BTreeMap<String, Zeroizing<String>>);
 impl std::fmt::Debug for Secrets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Secrets")
+    }
+}
+
+/// Names only: attributes can hold passwords.
+impl std::fmt::Debug for RawRequest<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RawRequest")
+            .field("volume_id", &self.volume_id)
+            .field("target_path", &self.target_path)
+            .field("attributes", &self.attributes.keys())
+            .finish_non_exhaustive()
     }
 }

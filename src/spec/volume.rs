@@ -213,7 +213,7 @@ impl fmt::Display for PodRef {
 impl fmt::Display for IssuerRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.group.as_str() {
-            IssuerRef::BUILT_IN_GROUP => write!(f, "{} {}", self.kind, self.name),
+            Self::BUILT_IN_GROUP => write!(f, "{} {}", self.kind, self.name),
             group => write!(f, "{}.{group} {}", self.kind, self.name),
         }
     }
