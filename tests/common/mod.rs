@@ -1,0 +1,8 @@
+//! What several test files need. Each is a crate of its own and uses a part of it.
+
+#![allow(dead_code, unreachable_pub, reason = "no test file uses all of it")]
+
+mod namespace;
+
+#[allow(unused_imports, reason = "no test file uses all of it")]
+pub use namespace::{namespaced, namespaced_async};
