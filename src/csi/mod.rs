@@ -1,3 +1,1 @@
-//! The gRPC surface: CSI Identity and Node, and kubelet plugin registration.
-
-pub mod proto;
+//! csi

@@ -1,1 +1,14 @@
-//! observe
+//! What people and machines see of a running driver: metrics, health, logs, the admin socket.
+//!
+//! Everything here is fed from above: lower layers send [`Report`](crate::renew::Report)s and know
+//! nothing of who listens. Nothing here ever holds a secret, because nothing here is given one.
+
+mod health;
+mod http;
+mod metrics;
+mod report;
+
+pub use health::{Gate, Readiness, answers};
+pub use http::{Endpoints, bind_private};
+pub use metrics::{Metrics, Process, VolumeCollector, VolumesFn};
+pub use report::consume;

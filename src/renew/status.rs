@@ -21,6 +21,23 @@ pub enum Phase {
     Expired,
 }
 
+impl Phase {
+    /// Every phase, in order of a volume's life.
+    pub const ALL: [Self; 5] =
+        [Self::Issuing, Self::Waiting, Self::Ready, Self::RenewalFailing, Self::Expired];
+
+    /// The phase as it is written everywhere: in JSON, tables and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Issuing => "issuing",
+            Self::Waiting => "waiting",
+            Self::Ready => "ready",
+            Self::RenewalFailing => "renewal-failing",
+            Self::Expired => "expired",
+        }
+    }
+}
+
 /// A snapshot of one volume. Holds nothing secret.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,0 +1,54 @@
+//! Where word of the volumes goes: one log line and the metrics for each report.
+
+use tokio::sync::mpsc;
+
+use super::metrics::Metrics;
+use crate::renew::{Outcome, Report};
+
+/// Logs and counts each report until the renewer is gone.
+pub async fn consume(mut reports: mpsc::UnboundedReceiver<Report>, metrics: Metrics) {
+    while let Some(report) = reports.recv().await {
+        log(&report);
+        metrics.observe(&report);
+    }
+}
+
+fn log(report: &Report) {
+    /// One line with the fields that every report has. Texts are written quoted, so that none of
+    /// what a CA or a pod says can pass for a line of its own.
+    macro_rules! tell {
+        ($level:ident, $($rest:tt)*) => {
+            tracing::$level!(
+                volume = report.volume.as_str(),
+                pod = report.pod.name,
+                namespace = report.pod.namespace,
+                issuer_kind = report.issuer.kind,
+                issuer = report.issuer.name,
+                $($rest)*
+            )
+        };
+    }
+    match &report.outcome {
+        Outcome::Issued { renewal, took, serial, not_after, renew_at } => tell!(
+            info,
+            serial,
+            %not_after,
+            %renew_at,
+            took_ms = took.as_secs_f64() * 1e3,
+            "{}",
+            if *renewal { "certificate renewed" } else { "certificate issued" },
+        ),
+        Outcome::Failed { renewal, kind, message, retry_at, not_after } => tell!(
+            warn,
+            reason = kind.reason(),
+            error = message,
+            %retry_at,
+            not_after = not_after.map(tracing::field::display),
+            "{}",
+            if *renewal { "certificate not renewed" } else { "no certificate yet" },
+        ),
+        Outcome::TrustChanged => tell!(info, "trust anchors replaced"),
+        Outcome::Adopted => tell!(info, "volume taken over from an earlier process"),
+        Outcome::Unpublished => tell!(info, "volume removed"),
+    }
+}
