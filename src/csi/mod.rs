@@ -1,1 +1,3 @@
-//! csi
+//! The gRPC surface: CSI Identity and Node, and kubelet plugin registration.
+
+pub mod proto;
