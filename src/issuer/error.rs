@@ -24,6 +24,8 @@ pub enum IssueErrorKind {
     Config,
     /// The CA or a policy refused.
     Denied,
+    /// This node failed: a mount, memory, a key that could not be made.
+    Node,
     /// The CA has not decided yet.
     Pending,
     /// The CA asked to slow down.
@@ -49,6 +51,7 @@ impl IssueErrorKind {
             Self::BadResponse => "BadResponse",
             Self::Config => "Config",
             Self::Denied => "Denied",
+            Self::Node => "Node",
             Self::Pending => "Pending",
             Self::RateLimited => "RateLimited",
             Self::Unavailable => "Unavailable",

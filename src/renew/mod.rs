@@ -1,26 +1,47 @@
 //! Keeping volumes alive: one task owns each volume, issues, writes, sleeps, and does it again.
+//!
+//! [`Renewer::publish`] starts a volume's task or finds it, and only waits for what the task
+//! reports; so a publish that times out loses nothing and two at once cannot race.
+//! [`Renewer::unpublish`] ends the task, waits for it, and removes the volume; it needs no issuer.
+//! After a restart [`Renewer::adopt`] starts a task for each volume that an earlier process left.
+//! Nothing calls upwards: results rise through [`Publication`], [`Renewer::volumes`] and
+//! [`Report`]s.
 
+mod backoff;
+mod schedule;
 mod status;
+mod task;
+#[cfg(test)]
+mod tests;
+mod trust;
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 pub use status::{Phase, VolumeStatus};
+use task::{Origin, Progress, SharedTarget, VolumeTask};
 
 use crate::clock::{Clock, Timestamp};
 use crate::issuer::{IssueErrorKind, Issuers};
 use crate::spec::policy::PolicyDenied;
 use crate::spec::request::{NodeContext, PublishRequest};
 use crate::spec::volume::{IssuerRef, PodRef, TargetPath, VolumeId};
-use crate::volume::{Record, VolumeIoError, Volumes};
+use crate::volume::{Found, Record, VolumeIoError, Volumes};
 
 /// What the renewer works with.
 #[derive(Debug)]
 pub struct Settings {
+    /// Where the volumes are.
     pub volumes: Volumes,
+    /// Who signs.
     pub issuers: Issuers,
+    /// What time it is.
     pub clock: Clock,
+    /// What records are read with.
     pub node: NodeContext,
     /// Word of everything that happens to a volume, for metrics, logs and events.
     pub reports: mpsc::UnboundedSender<Report>,
@@ -29,41 +50,78 @@ pub struct Settings {
 /// Owns the task of each volume. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Renewer {
-    _todo: (),
+    shared: Arc<Shared>,
+}
+
+/// What the renewer and its tasks share.
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    slots: Mutex<Slots>,
+    ledger: trust::Ledger,
+    /// RSA keys take long enough to starve other volumes of the blocking threads and the cores.
+    slow_keys: tokio::sync::Semaphore,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    volumes: HashMap<VolumeId, Slot>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Live(VolumeTask),
+    /// The token is cancelled when the removal is over.
+    Removing(CancellationToken),
 }
 
 /// Something happened to a volume.
 #[derive(Clone, Debug)]
 pub struct Report {
+    /// The volume.
     pub volume: VolumeId,
+    /// Its pod.
     pub pod: PodRef,
+    /// The issuer that it names.
     pub issuer: IssuerRef,
+    /// What happened.
     pub outcome: Outcome,
 }
 
 /// What happened.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// A certificate is in the volume.
-    Issued {
-        renewal: bool,
-        took: Duration,
-        serial: String,
-        not_after: Timestamp,
-        renew_at: Timestamp,
-    },
+    /// Taken over after a restart.
+    Adopted,
     /// An attempt failed; another follows.
     Failed {
+        /// Whether the volume has a certificate already.
         renewal: bool,
+        /// Whose fault it is.
         kind: IssueErrorKind,
+        /// What went wrong and what to do.
         message: String,
+        /// When the next attempt is made.
         retry_at: Timestamp,
+        /// When the certificate in the volume ends.
         not_after: Option<Timestamp>,
+    },
+    /// A certificate is in the volume.
+    Issued {
+        /// Whether it replaces another.
+        renewal: bool,
+        /// From the start of the attempt to the files.
+        took: Duration,
+        /// In hexadecimal.
+        serial: String,
+        /// When it ends.
+        not_after: Timestamp,
+        /// When it will be renewed.
+        renew_at: Timestamp,
     },
     /// The trust anchors changed under a certificate that stays.
     TrustChanged,
-    /// Taken over after a restart.
-    Adopted,
     /// Gone.
     Unpublished,
 }
@@ -71,76 +129,324 @@ pub enum Outcome {
 /// Why a publish is refused at once. Nothing of it is left behind.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
+    /// The volume is being unpublished at this moment.
+    #[error("volume {0} is being unpublished; try again")]
+    Busy(VolumeId),
+    /// The issuer's policy refuses the names.
+    #[error(transparent)]
+    Denied(#[from] PolicyDenied),
     /// The same volume is published with other arguments.
     #[error("volume {0} is already published with other attributes; unpublish it first")]
     Incompatible(VolumeId),
     /// The same volume is published on another path.
-    #[error("volume {volume} is already published on {published}", published = published.as_path().display())]
-    OtherTarget { volume: VolumeId, published: TargetPath },
-    /// The issuer's policy refuses the names.
+    #[error("volume {volume} is already published on {}", published.as_path().display())]
+    OtherTarget {
+        /// The volume.
+        volume: VolumeId,
+        /// Where it is.
+        published: TargetPath,
+    },
+    /// The node could not take note of the request.
     #[error(transparent)]
-    Denied(#[from] PolicyDenied),
-    /// The node could not make the volume.
-    #[error(transparent)]
-    Volume(#[from] VolumeIoError),
+    Volume(VolumeIoError),
     /// The driver is shutting down.
-    #[error("the driver is shutting down")]
+    #[error("the driver is shutting down; try again")]
     ShuttingDown,
-}
-
-/// An accepted publish under way.
-#[derive(Debug)]
-pub struct Publication {
-    _todo: (),
 }
 
 /// Why an accepted publish has not succeeded yet; the work goes on.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct NotReady {
+    /// Whose fault it is.
     pub kind: IssueErrorKind,
+    /// What went wrong and what to do.
     pub message: String,
-    pub retry_at: Timestamp,
+    /// When the next attempt is made, if one is.
+    pub retry_at: Option<Timestamp>,
+}
+
+/// An accepted publish under way. Dropping it stops nothing.
+#[derive(Debug)]
+pub struct Publication {
+    progress: watch::Receiver<Progress>,
+    target: SharedTarget,
 }
 
 impl Renewer {
-    /// An idle renewer; [`Renewer::adopt`] takes over what an earlier process left.
-    pub fn new(_settings: Settings) -> Self {
-        todo!()
+    /// A renewer with no volumes yet.
+    pub fn new(settings: Settings) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let shared = Shared {
+            settings,
+            slots: Mutex::default(),
+            ledger: trust::Ledger::default(),
+            slow_keys: tokio::sync::Semaphore::new((cores / 2).max(1)),
+        };
+        Self { shared: Arc::new(shared) }
     }
-    /// Takes over every volume below the data root; answers how many, and what could not be read.
+
+    /// Takes over every volume below the data root. Answers how many there are, and what is wrong
+    /// with those that cannot be carried on; these stay as they are until kubelet unpublishes them.
     pub async fn adopt(&self) -> Result<(usize, Vec<String>), VolumeIoError> {
-        todo!()
+        let volumes = self.shared.settings.volumes.clone();
+        let mut problems = Vec::new();
+        let mut adopted = 0;
+        for found in blocking(move || volumes.find()).await? {
+            let found = match found {
+                Ok(found) => found,
+                Err((volume, error)) => {
+                    problems.push(format!("volume {volume}: {}", with_causes(&error)));
+                    continue;
+                }
+            };
+            match self.adopt_one(found) {
+                Ok(()) => adopted += 1,
+                Err(problem) => problems.push(problem),
+            }
+        }
+        Ok((adopted, problems))
     }
-    /// Starts the volume's task, or attaches to the one at work.
-    pub async fn publish(
+
+    fn adopt_one(&self, found: Found) -> Result<(), String> {
+        let request = found
+            .record
+            .request(&self.shared.settings.node)
+            .map_err(|error| format!("volume {}: {error}", found.record.volume_id))?;
+        let id = request.volume.clone();
+        let origin = Origin::Adopted { volume: found.volume, mounted: found.mounted };
+        let task = VolumeTask::spawn(&self.shared, request, found.record, origin);
+        self.shared.lock().volumes.insert(id, Slot::Live(task));
+        Ok(())
+    }
+
+    /// Starts the volume's task, or attaches to the one at work. A volume that has its certificate
+    /// needs no issuer to be published again.
+    pub fn publish(
         &self,
-        _request: PublishRequest,
-        _record: Record,
+        request: PublishRequest,
+        record: Record,
     ) -> Result<Publication, PublishError> {
-        todo!()
+        let mut slots = self.shared.lock();
+        if slots.closed {
+            return Err(PublishError::ShuttingDown);
+        }
+        let id = request.volume.clone();
+        match slots.volumes.get_mut(&id) {
+            Some(Slot::Removing(_)) => Err(PublishError::Busy(id)),
+            Some(Slot::Live(task)) => {
+                task.attach(request, record)?;
+                Ok(Publication::of(task))
+            }
+            None => {
+                self.shared.check_policy(&request)?;
+                let task = VolumeTask::spawn(&self.shared, request, record, Origin::New);
+                let publication = Publication::of(&task);
+                slots.volumes.insert(id, Slot::Live(task));
+                Ok(publication)
+            }
+        }
     }
-    /// Ends the volume's task and removes all of it. Needs no issuer; done twice it succeeds twice.
+
+    /// Ends the volume's task and removes everything of the volume. Needs no issuer; done twice it
+    /// succeeds twice, and what was never published is fine.
     pub async fn unpublish(
         &self,
-        _volume: &VolumeId,
-        _target: &TargetPath,
+        volume: &VolumeId,
+        target: &TargetPath,
     ) -> Result<(), VolumeIoError> {
-        todo!()
+        let (done, task) = loop {
+            let other = {
+                let mut slots = self.shared.lock();
+                match slots.volumes.remove(volume) {
+                    Some(Slot::Removing(other)) => {
+                        slots.volumes.insert(volume.clone(), Slot::Removing(other.clone()));
+                        other
+                    }
+                    taken => {
+                        let done = CancellationToken::new();
+                        slots.volumes.insert(volume.clone(), Slot::Removing(done.clone()));
+                        let task = taken.and_then(|slot| match slot {
+                            Slot::Live(task) => Some(task),
+                            Slot::Removing(_) => None,
+                        });
+                        break (done, task);
+                    }
+                }
+            };
+            other.cancelled().await;
+        };
+        let removal = self.shared.clone().remove(volume.clone(), target.clone(), task, done);
+        // Detached, so that a caller who goes away does not leave a half-removed volume.
+        tokio::spawn(removal)
+            .await
+            .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
-    /// How each volume does, in order of pod and volume.
+
+    /// How each volume does, ordered by namespace, pod and volume id.
     pub fn volumes(&self) -> Vec<VolumeStatus> {
-        todo!()
+        let now = self.shared.settings.clock.now();
+        let mut volumes: Vec<_> = self.shared.lock().live().map(|task| task.status(now)).collect();
+        volumes.sort_by(|a, b| {
+            (&a.pod.namespace, &a.pod.name, &a.volume_id).cmp(&(
+                &b.pod.namespace,
+                &b.pod.name,
+                &b.volume_id,
+            ))
+        });
+        volumes
     }
-    /// Ends all tasks and leaves the volumes mounted.
+
+    /// How one volume does, if it is there.
+    pub fn get(&self, volume: &VolumeId) -> Option<VolumeStatus> {
+        match self.shared.lock().volumes.get(volume)? {
+            Slot::Live(task) => Some(task.status(self.shared.settings.clock.now())),
+            Slot::Removing(_) => None,
+        }
+    }
+
+    /// Ends all tasks, whose writes under way are finished first, and leaves the volumes mounted.
+    /// Nothing is published after this.
     pub async fn drain(&self) {
-        todo!()
+        let slots = {
+            let mut slots = self.shared.lock();
+            slots.closed = true;
+            std::mem::take(&mut slots.volumes)
+        };
+        let mut tasks = Vec::new();
+        for (_, slot) in slots {
+            match slot {
+                Slot::Live(task) => {
+                    task.cancel();
+                    tasks.push(task);
+                }
+                Slot::Removing(done) => done.cancelled().await,
+            }
+        }
+        for task in tasks {
+            task.join().await;
+        }
     }
 }
 
 impl Publication {
-    /// Returns when the volume is mounted with a certificate in it, or with the reason why not yet.
-    pub async fn ready(self) -> Result<(), NotReady> {
-        todo!()
+    fn of(task: &VolumeTask) -> Self {
+        Self { progress: task.progress(), target: task.target() }
     }
+
+    /// Returns when the volume is mounted with a certificate in it, or with the reason why not yet.
+    pub async fn ready(mut self) -> Result<(), NotReady> {
+        if let Ok(progress) = self.progress.wait_for(Progress::is_settled).await {
+            progress.publishable()?;
+        }
+        self.target.lock().unwrap_or_else(PoisonError::into_inner).mount()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses what the issuer's policy denies before anything is made. An issuer that is not
+    /// there yet refuses nothing: the volume's task waits for it.
+    fn check_policy(&self, request: &PublishRequest) -> Result<(), PolicyDenied> {
+        match self.settings.issuers.get(&request.certificate.issuer, &request.pod.namespace) {
+            Some(entry) => entry.policy.check(&request.pod, &request.certificate),
+            None => Ok(()),
+        }
+    }
+
+    async fn remove(
+        self: Arc<Self>,
+        volume: VolumeId,
+        target: TargetPath,
+        task: Option<VolumeTask>,
+        done: CancellationToken,
+    ) -> Result<(), VolumeIoError> {
+        let mut targets = vec![target];
+        let mut subject = None;
+        if let Some(task) = task {
+            subject = Some(task.subject());
+            targets.push(task.target_path());
+            task.cancel();
+            task.join().await;
+        }
+        targets.dedup();
+        let removed = {
+            let (volumes, volume) = (self.settings.volumes.clone(), volume.clone());
+            blocking(move || targets.iter().try_for_each(|target| volumes.remove(&volume, target)))
+        };
+        let removed = removed.await;
+        self.lock().volumes.remove(&volume);
+        done.cancel();
+        if let (Ok(()), Some(subject)) = (&removed, subject) {
+            self.report(subject, Outcome::Unpublished);
+        }
+        removed
+    }
+
+    /// Removes a volume whose own task says that nobody wants it.
+    fn abandon(self: &Arc<Self>, volume: &VolumeId, target: &TargetPath) {
+        let mut slots = self.lock();
+        let Some(slot @ Slot::Live(_)) = slots.volumes.get_mut(volume) else {
+            return;
+        };
+        let done = CancellationToken::new();
+        if let Slot::Live(task) = std::mem::replace(slot, Slot::Removing(done.clone())) {
+            let shared = Arc::clone(self);
+            tokio::spawn(shared.remove(volume.clone(), target.clone(), Some(task), done));
+        }
+    }
+
+    fn report(&self, Subject { volume, pod, issuer }: Subject, outcome: Outcome) {
+        // Nobody listens any more when the process ends.
+        let _ = self.settings.reports.send(Report { volume, pod, issuer, outcome });
+    }
+}
+
+/// Whom a [`Report`] is about.
+#[derive(Debug)]
+struct Subject {
+    volume: VolumeId,
+    pod: PodRef,
+    issuer: IssuerRef,
+}
+
+impl Subject {
+    fn of(request: &PublishRequest) -> Self {
+        Self {
+            volume: request.volume.clone(),
+            pod: request.pod.clone(),
+            issuer: request.certificate.issuer.clone(),
+        }
+    }
+}
+
+impl Slots {
+    fn live(&self) -> impl Iterator<Item = &VolumeTask> {
+        self.volumes.values().filter_map(|slot| match slot {
+            Slot::Live(task) => Some(task),
+            Slot::Removing(_) => None,
+        })
+    }
+}
+
+/// Runs system calls and long computations off the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
+
+/// An error and its causes on one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

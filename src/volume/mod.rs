@@ -45,6 +45,8 @@ pub struct Volume {
 pub struct Found {
     pub volume: Volume,
     pub record: Record,
+    /// Whether it is on its target path.
+    pub mounted: bool,
 }
 
 /// Why a volume operation failed: which path, doing what.

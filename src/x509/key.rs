@@ -17,6 +17,13 @@ pub enum KeyAlgorithm {
     Rsa8192,
 }
 
+impl KeyAlgorithm {
+    /// Whether making a key takes long enough to be done one at a time, off the async threads.
+    pub fn is_slow(self) -> bool {
+        matches!(self, Self::Rsa2048 | Self::Rsa3072 | Self::Rsa4096 | Self::Rsa8192)
+    }
+}
+
 /// How a private key is written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum KeyEncoding {

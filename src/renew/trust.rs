@@ -1,0 +1,102 @@
+//! Which trust anchors a volume carries while a CA changes.
+//!
+//! Peers must trust a leaf before it is served and for as long as it is. So when an issuer's
+//! anchors change, every volume carries the new ones beside the old at once, and an old one goes
+//! when no leaf on this node chains to it any more and has not for a settling time: leaves on
+//! other nodes are replaced within the same spread window.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::x509::Certificate;
+
+/// More anchors than this are never written; the issuer's own come first.
+const MOST_ANCHORS: usize = 16;
+
+/// Which anchors the leaves of this node chain to.
+#[derive(Debug, Default)]
+pub(super) struct Ledger(Mutex<HashMap<Fingerprint, Need>>);
+
+type Fingerprint = [u8; 32];
+
+#[derive(Debug)]
+enum Need {
+    /// By so many volumes.
+    Needed(usize),
+    /// By none, since then.
+    Unneeded(Timestamp),
+}
+
+impl Ledger {
+    /// A leaf that chains to `anchors` is in use.
+    pub(super) fn add(&self, anchors: &[Certificate]) {
+        let mut needs = self.lock();
+        for anchor in anchors {
+            match needs.entry(anchor.fingerprint()).or_insert(Need::Needed(0)) {
+                Need::Needed(count) => *count += 1,
+                unneeded => *unneeded = Need::Needed(1),
+            }
+        }
+    }
+
+    /// A leaf that chains to `anchors` is not in use any more.
+    pub(super) fn remove(&self, anchors: &[Certificate], now: Timestamp) {
+        let mut needs = self.lock();
+        for anchor in anchors {
+            match needs.get_mut(&anchor.fingerprint()) {
+                Some(Need::Needed(count)) if *count > 1 => *count -= 1,
+                Some(need) => *need = Need::Unneeded(now),
+                None => {}
+            }
+        }
+    }
+
+    /// Whether a leaf needs `anchor`, or one did until less than `settling` ago.
+    fn keeps(&self, anchor: &Fingerprint, now: Timestamp, settling: Duration) -> bool {
+        let mut needs = self.lock();
+        match needs.get(anchor) {
+            Some(Need::Needed(_)) => true,
+            Some(Need::Unneeded(since)) if now < *since + settling => true,
+            Some(Need::Unneeded(_)) => {
+                needs.remove(anchor);
+                false
+            }
+            None => false,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Fingerprint, Need>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The anchors to carry: the issuer's `current` ones, and of those `held` the ones still needed.
+pub(super) fn anchors(
+    current: &[Certificate],
+    held: &[&[Certificate]],
+    ledger: &Ledger,
+    now: Timestamp,
+    settling: Duration,
+) -> Vec<Certificate> {
+    let mut anchors = current.to_vec();
+    for anchor in held.iter().copied().flatten() {
+        let fresh = !contains(&anchors, anchor) && anchor.validity().not_after > now;
+        if fresh && ledger.keeps(&anchor.fingerprint(), now, settling) {
+            anchors.push(anchor.clone());
+        }
+    }
+    anchors.truncate(MOST_ANCHORS);
+    anchors
+}
+
+/// Whether both hold the same certificates, in whatever order.
+pub(super) fn same(some: &[Certificate], others: &[Certificate]) -> bool {
+    some.len() == others.len() && some.iter().all(|anchor| contains(others, anchor))
+}
+
+/// Whether `anchors` holds `anchor`.
+pub(super) fn contains(anchors: &[Certificate], anchor: &Certificate) -> bool {
+    anchors.iter().any(|other| other.der() == anchor.der())
+}
