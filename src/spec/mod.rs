@@ -8,5 +8,6 @@ pub mod layout;
 pub mod object;
 pub mod policy;
 pub mod request;
+pub mod values;
 pub mod variables;
 pub mod volume;
