@@ -1,8 +1,14 @@
 //! Which files a volume holds, and what is in each.
 
+use std::fmt;
+
 use zeroize::Zeroizing;
 
-use crate::x509::{Bundle, KeyEncoding, Pkcs12Profile};
+use super::values::ValueError;
+use crate::x509::{
+    Bundle, Certificate, KeyEncoding, KeyError, KeystoreError, Pkcs12Profile, PrivateKey,
+    chain_to_pem, jks_keystore, jks_truststore, pkcs12_keystore, pkcs12_truststore,
+};
 
 /// The files of a volume: names checked and different from each other.
 #[derive(Debug, Default)]
@@ -10,7 +16,9 @@ pub struct FileLayout {
     files: Vec<(FileName, FileContent)>,
 }
 
-/// A plain file name: no `/`, no leading `..`, at most 255 bytes.
+/// A plain file name: not empty, no `/`, not `.`, no leading `..`, no blanks at its ends, no
+/// control characters, at most 255 bytes. Joined to a directory it names something in it, and
+/// never one of the atomic writer's own entries, which all start with `..`.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct FileName(String);
 
@@ -20,20 +28,59 @@ pub struct Password(Zeroizing<String>);
 /// What one file holds.
 #[derive(Debug)]
 pub enum FileContent {
-    /// Leaf, then intermediates.
+    /// PEM: the leaf, then the intermediates.
     CertificateChain,
-    /// The trust anchors.
-    TrustAnchors,
-    PrivateKey(KeyEncoding),
-    // … the spec module adds the other forms.
-    Pkcs12Keystore {
+    /// PEM: the leaf and the intermediates, then the private key.
+    CertificateChainThenKey(KeyEncoding),
+    /// DER: the leaf.
+    CertificateDer,
+    /// PEM, PBES2: the private key under a password.
+    EncryptedPrivateKey(Password),
+    /// PEM: the leaf, the intermediates, then the trust anchor that they end in.
+    FullChain,
+    /// PEM: the intermediates.
+    Intermediates,
+    /// JKS: the private key with its chain.
+    JksKeystore {
+        /// The name of the entry.
         alias: String,
+        /// Of the store, and of its private key if it has one.
         password: Password,
+    },
+    /// JKS: the trust anchors.
+    JksTruststore {
+        /// Of the store, and of its private key if it has one.
+        password: Password,
+    },
+    /// PEM: the private key, then the leaf and the intermediates.
+    KeyThenCertificateChain(KeyEncoding),
+    /// PEM: the leaf alone.
+    Leaf,
+    /// PKCS#12: the private key with its chain, and the trust anchors.
+    Pkcs12Keystore {
+        /// The name of the entry.
+        alias: String,
+        /// Of the store, and of its private key if it has one.
+        password: Password,
+        /// The algorithms.
         profile: Pkcs12Profile,
     },
+    /// PKCS#12: the trust anchors.
+    Pkcs12Truststore {
+        /// Of the store, and of its private key if it has one.
+        password: Password,
+        /// The algorithms.
+        profile: Pkcs12Profile,
+    },
+    /// PEM: the private key.
+    PrivateKey(KeyEncoding),
+    /// DER: the private key.
+    PrivateKeyDer(KeyEncoding),
+    /// PEM: the trust anchors; empty where the issuer does not say them.
+    TrustAnchors,
 }
 
-/// The bytes of each file, ready to be written. Zeroized when dropped.
+/// The bytes of each file, ready to be written. Zeroized when dropped; `Debug` prints names only.
 #[derive(Default)]
 pub struct Payload(pub Vec<(FileName, Zeroizing<Vec<u8>>)>);
 
@@ -41,27 +88,269 @@ pub struct Payload(pub Vec<(FileName, Zeroizing<Vec<u8>>)>);
 #[derive(Debug, thiserror::Error)]
 #[error("{file}: {reason}")]
 pub struct RenderError {
+    /// The file that cannot be made.
     pub file: String,
+    /// Why not.
     pub reason: String,
 }
 
 impl FileLayout {
+    /// Adds a file.
+    ///
+    /// # Errors
+    ///
+    /// When there is a file of that name already.
+    pub fn insert(&mut self, name: FileName, content: FileContent) -> Result<(), ValueError> {
+        if self.names().any(|taken| *taken == name) {
+            return Err("is the name of another file of this volume too".into());
+        }
+        self.files.push((name, content));
+        Ok(())
+    }
+
+    /// The names, in the order the files were added.
+    pub fn names(&self) -> impl Iterator<Item = &FileName> {
+        self.files.iter().map(|(name, _)| name)
+    }
+
     /// Writes `bundle` in every form asked for.
-    pub fn render(&self, _bundle: &Bundle) -> Result<Payload, RenderError> {
-        let _ = &self.files;
-        todo!()
+    ///
+    /// # Errors
+    ///
+    /// When a key or keystore cannot be written in a form, with the file's name.
+    pub fn render(&self, bundle: &Bundle) -> Result<Payload, RenderError> {
+        let file = |(name, content): &(FileName, FileContent)| {
+            let bytes = content
+                .render(bundle)
+                .map_err(|error| RenderError { file: name.0.clone(), reason: error.to_string() })?;
+            Ok((name.clone(), bytes))
+        };
+        self.files.iter().map(file).collect::<Result<_, _>>().map(Payload)
     }
 }
 
+impl FileContent {
+    fn render(&self, bundle: &Bundle) -> Result<Zeroizing<Vec<u8>>, FormError> {
+        let key = bundle.key();
+        let bytes = match self {
+            Self::CertificateChain => chain_pem(bundle),
+            Self::CertificateChainThenKey(encoding) => {
+                concat(&chain_pem(bundle), &key_pem(key, *encoding)?)
+            }
+            Self::CertificateDer => bundle.leaf().der().to_vec().into(),
+            Self::EncryptedPrivateKey(password) => text(key.to_encrypted_pem(password.expose())?),
+            Self::FullChain => {
+                let chain = || std::iter::once(bundle.leaf()).chain(bundle.intermediates());
+                let anchor = chain().last().and_then(|last| anchor_of(last, bundle));
+                pem(chain().chain(anchor))
+            }
+            Self::Intermediates => pem(bundle.intermediates()),
+            Self::JksKeystore { alias, password } => {
+                jks_keystore(bundle, alias, password.expose())?
+            }
+            Self::JksTruststore { password } => {
+                jks_truststore(bundle.trust_anchors(), password.expose())?.into()
+            }
+            Self::KeyThenCertificateChain(encoding) => {
+                concat(&key_pem(key, *encoding)?, &chain_pem(bundle))
+            }
+            Self::Leaf => pem([bundle.leaf()]),
+            Self::Pkcs12Keystore { alias, password, profile } => {
+                pkcs12_keystore(bundle, alias, password.expose(), *profile)?
+            }
+            Self::Pkcs12Truststore { password, profile } => {
+                pkcs12_truststore(bundle.trust_anchors(), password.expose(), *profile)?.into()
+            }
+            Self::PrivateKey(encoding) => key_pem(key, *encoding)?,
+            Self::PrivateKeyDer(encoding) => key.to_der(*encoding)?,
+            Self::TrustAnchors => pem(bundle.trust_anchors()),
+        };
+        Ok(bytes)
+    }
+}
+
+/// Why one form cannot be made.
+#[derive(Debug, thiserror::Error)]
+enum FormError {
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Keystore(#[from] KeystoreError),
+}
+
+fn chain_pem(bundle: &Bundle) -> Zeroizing<Vec<u8>> {
+    pem(std::iter::once(bundle.leaf()).chain(bundle.intermediates()))
+}
+
+fn pem<'a>(certificates: impl IntoIterator<Item = &'a Certificate>) -> Zeroizing<Vec<u8>> {
+    chain_to_pem(certificates).into_bytes().into()
+}
+
+fn key_pem(key: &PrivateKey, encoding: KeyEncoding) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+    key.to_pem(encoding).map(text)
+}
+
+/// The bytes of a secret text, without a copy that stays behind.
+fn text(mut text: Zeroizing<String>) -> Zeroizing<Vec<u8>> {
+    std::mem::take(&mut *text).into_bytes().into()
+}
+
+fn concat(first: &[u8], second: &[u8]) -> Zeroizing<Vec<u8>> {
+    // One allocation of the right size: growing would leave pieces of the key in freed memory.
+    let mut both = Zeroizing::new(Vec::with_capacity(first.len() + second.len()));
+    both.extend_from_slice(first);
+    both.extend_from_slice(second);
+    both
+}
+
+/// The trust anchor above `last`, unless `last` is one itself.
+fn anchor_of<'a>(last: &Certificate, bundle: &'a Bundle) -> Option<&'a Certificate> {
+    let anchors = bundle.trust_anchors();
+    if anchors.iter().any(|anchor| anchor.der() == last.der()) {
+        return None;
+    }
+    anchors.iter().find(|anchor| last.is_signed_by(anchor))
+}
+
 impl FileName {
+    /// The name as it was asked for.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-impl std::fmt::Debug for Password {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let _ = &self.0;
+impl TryFrom<&str> for FileName {
+    type Error = ValueError;
+    fn try_from(name: &str) -> Result<Self, ValueError> {
+        /// NAME_MAX.
+        const LONGEST: usize = 255;
+        let refused = if name.is_empty() {
+            "must not be empty"
+        } else if name.len() > LONGEST {
+            "is longer than 255 bytes"
+        } else if name.contains('/') {
+            "must be a plain file name, without '/'"
+        } else if name == "." || name.starts_with("..") {
+            "must not be '.' nor start with '..'"
+        } else if name.trim() != name {
+            "has blanks at its start or end"
+        } else if name.contains(char::is_control) {
+            "holds a control character"
+        } else {
+            return Ok(Self(name.to_owned()));
+        };
+        Err(refused.into())
+    }
+}
+
+impl Password {
+    /// Takes a password as it is.
+    pub fn new(password: &str) -> Self {
+        Self(Zeroizing::new(password.to_owned()))
+    }
+
+    fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Password")
+    }
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name.as_str())).finish()
+    }
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Component, Path};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn name(text: &str) -> FileName {
+        FileName::try_from(text).unwrap()
+    }
+
+    #[test]
+    fn plain_file_names_are_taken_as_they_are() {
+        for good in ["tls.crt", "a b", ".hidden", "é", "a..b", &"x".repeat(255)] {
+            assert_eq!(name(good).as_str(), good);
+        }
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused() {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "..data",
+            "..x",
+            "/etc/passwd",
+            "a/b",
+            "a/",
+            "a\0",
+            "a\n",
+            " a",
+            "a ",
+            "../x",
+            &"x".repeat(256),
+        ] {
+            assert!(FileName::try_from(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn two_files_cannot_have_one_name() {
+        let mut layout = FileLayout::default();
+        layout.insert(name("tls.crt"), FileContent::CertificateChain).unwrap();
+        layout.insert(name("ca.crt"), FileContent::TrustAnchors).unwrap();
+        layout.insert(name("tls.crt"), FileContent::Leaf).unwrap_err();
+        assert_eq!(layout.names().map(FileName::as_str).collect::<Vec<_>>(), ["tls.crt", "ca.crt"]);
+    }
+
+    #[test]
+    fn debug_output_has_no_secrets() {
+        let mut layout = FileLayout::default();
+        let password = Password::new("hunter2");
+        let content = FileContent::JksKeystore { alias: "a".into(), password };
+        layout.insert(name("k.jks"), content).unwrap();
+        let payload = Payload(vec![(name("tls.key"), Zeroizing::new(b"hunter2".to_vec()))]);
+        let printed = format!("{layout:?} {payload:?}");
+        assert!(printed.contains("k.jks") && printed.contains("tls.key"), "{printed}");
+        let bytes = format!("{:?}", b"hunter2");
+        assert!(!printed.contains("hunter2") && !printed.contains(&bytes), "{printed}");
+    }
+
+    proptest! {
+        #[test]
+        fn an_accepted_name_stays_inside_the_directory(
+            any in any::<String>(),
+            tricky in "[./a \\\\\u{0}-]{0,8}",
+        ) {
+            for text in [any, tricky] {
+                if let Ok(name) = FileName::try_from(text.as_str()) {
+                    let path = Path::new(name.as_str());
+                    let parts: Vec<_> = path.components().collect();
+                    prop_assert_eq!(parts.len(), 1);
+                    prop_assert!(matches!(parts[0], Component::Normal(_)));
+                    let joined = Path::new("/v").join(path);
+                    prop_assert_eq!(joined.parent(), Some(Path::new("/v")));
+                }
+            }
+        }
     }
 }
