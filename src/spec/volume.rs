@@ -25,6 +25,7 @@ pub struct TargetPath(PathBuf);
 
 /// The pod a volume belongs to, as kubelet names it.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PodRef {
     /// The pod's namespace: one DNS label.
     pub namespace: String,

@@ -1,0 +1,120 @@
+//! Logs on standard error: text for people, JSON lines for machines.
+
+use std::io::{self, IsTerminal as _};
+use std::panic::PanicHookInfo;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer, Registry};
+
+/// How to log; a part of every command that keeps running.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Logging")]
+pub(super) struct LogArgs {
+    /// How log lines are written to standard error
+    #[arg(
+        long,
+        env = "CERTMOUNT_LOG_FORMAT",
+        value_enum,
+        default_value = "text",
+        value_name = "FORMAT"
+    )]
+    log_format: LogFormat,
+
+    /// What is logged: error, warn, info, debug, trace or off
+    ///
+    /// A bare level speaks of certmount itself, and its libraries stay at warn. Parts have levels
+    /// of their own as in `info,certmount::csi=debug,h2=debug`.
+    #[arg(long, env = "CERTMOUNT_LOG_LEVEL", default_value = "info", value_name = "FILTER")]
+    log_level: LogFilter,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    /// One line for people; coloured on a terminal
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+impl LogArgs {
+    /// Starts logging, panics included. Does nothing where logging has been started before.
+    pub(super) fn start(self) {
+        let layer: Box<dyn Layer<Registry> + Send + Sync> = match self.log_format {
+            LogFormat::Text => tracing_subscriber::fmt::layer()
+                .with_writer(io::stderr)
+                .with_ansi(io::stderr().is_terminal())
+                .boxed(),
+            LogFormat::Json => tracing_subscriber::fmt::layer()
+                .with_writer(io::stderr)
+                .json()
+                .flatten_event(true)
+                .boxed(),
+        };
+        let subscriber = tracing_subscriber::registry().with(layer.with_filter(self.log_level.0));
+        if subscriber.try_init().is_ok() {
+            std::panic::set_hook(Box::new(log_panic));
+        }
+    }
+}
+
+/// A panic is a log line like any other, so that machines that read the log find it.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let location = panic.location().map(ToString::to_string).unwrap_or_default();
+    let payload = panic.payload_as_str().unwrap_or("panicked");
+    tracing::error!(location, panic = payload, "this is a bug in certmount; please report it");
+}
+
+#[derive(Clone, Debug)]
+struct LogFilter(Targets);
+
+impl FromStr for LogFilter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(level) = text.parse::<LevelFilter>() {
+            let libraries = level.min(LevelFilter::WARN);
+            let filter = Targets::new().with_default(libraries).with_target("certmount", level);
+            return Ok(Self(filter));
+        }
+        text.parse().map(Self).map_err(|_| {
+            "write a level (error, warn, info, debug, trace, off) or parts with levels, such as \
+             info,certmount::csi=debug"
+                .to_owned()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn a_bare_level_leaves_the_libraries_quiet() {
+        let LogFilter(filter) = "trace".parse().unwrap();
+        assert!(filter.would_enable("certmount::renew", &Level::TRACE));
+        assert!(filter.would_enable("h2", &Level::WARN));
+        assert!(!filter.would_enable("h2", &Level::INFO));
+        let LogFilter(filter) = "error".parse().unwrap();
+        assert!(!filter.would_enable("h2", &Level::WARN));
+    }
+
+    #[test]
+    fn parts_have_levels_of_their_own() {
+        let LogFilter(filter) = "info,certmount::csi=debug".parse().unwrap();
+        assert!(filter.would_enable("certmount::csi::node", &Level::DEBUG));
+        assert!(!filter.would_enable("certmount::renew", &Level::DEBUG));
+    }
+
+    #[test]
+    fn nonsense_is_told_what_to_write() {
+        let error = "certmount=loud".parse::<LogFilter>().unwrap_err();
+        assert!(error.contains("info,certmount::csi=debug"), "{error}");
+    }
+}
