@@ -1,0 +1,236 @@
+//! CSI Node: volumes on this node.
+//!
+//! Calls only wait for work that tasks of the renewer do, so that a caller who goes away stops
+//! nothing. Each failed call is logged once, here, without attributes or secrets.
+
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::proto::csi::node_server::Node;
+use super::proto::csi::node_service_capability::{Rpc, Type, rpc};
+use super::proto::csi::volume_usage::Unit;
+use super::proto::csi::*;
+use super::{deadline, request, status};
+use crate::renew::Renewer;
+use crate::spec::request::NodeContext;
+use crate::spec::volume::{PodRef, VolumeId};
+
+/// The Node service.
+#[derive(Debug)]
+pub(super) struct NodeService {
+    pub(super) renewer: Renewer,
+    pub(super) node: NodeContext,
+    /// Ends every wait.
+    pub(super) shutdown: CancellationToken,
+}
+
+impl NodeService {
+    async fn publish(
+        &self,
+        request: NodePublishVolumeRequest,
+        deadline: Instant,
+    ) -> Result<(), Status> {
+        let (request, record) = request::publish(request, &self.node)?;
+        let volume = request.volume.clone();
+        for warning in &request.warnings {
+            tracing::warn!(volume = %volume, pod = %name_of(&request.pod), warning, "volume attributes");
+        }
+        let publication = self
+            .renewer
+            .publish(request, record)
+            .map_err(|error| status::of_publish_error(&error))?;
+        tokio::select! {
+            biased;
+            ready = publication.ready() => ready.map_err(|error| status::of_not_ready(&error)),
+            () = tokio::time::sleep_until(deadline) => {
+                let last_error = self.renewer.get(&volume).and_then(|status| status.last_error);
+                Err(status::of_timeout(last_error.as_deref()))
+            }
+            () = self.shutdown.cancelled() => Err(status::of_shutdown()),
+        }
+    }
+
+    async fn unpublish(&self, request: NodeUnpublishVolumeRequest) -> Result<(), Status> {
+        let NodeUnpublishVolumeRequest { volume_id, target_path } = request;
+        let (volume, target) = request::volume_and_path(volume_id, target_path, "target_path")?;
+        let removed = self.renewer.unpublish(&volume, &target).await;
+        removed.map_err(|error| status::of_volume_error(&error))
+    }
+
+    fn stats(
+        &self,
+        request: NodeGetVolumeStatsRequest,
+    ) -> Result<NodeGetVolumeStatsResponse, Status> {
+        let NodeGetVolumeStatsRequest { volume_id, volume_path, .. } = request;
+        let (volume, path) = request::volume_and_path(volume_id, volume_path, "volume_path")?;
+        let elsewhere = || Status::not_found(format!("no volume {volume} is on this path"));
+        let published = self.renewer.get(&volume).ok_or_else(elsewhere)?;
+        if published.target_path != path {
+            return Err(elsewhere());
+        }
+        let usage = statfs(path.as_path()).map_err(|_| elsewhere())?;
+        if usage.filesystem_type() != TMPFS_MAGIC {
+            return Err(elsewhere());
+        }
+        let unit = |unit: Unit, size: u64, total: u64, free: u64, available: u64| VolumeUsage {
+            available: saturating(size, available),
+            total: saturating(size, total),
+            used: saturating(size, total.saturating_sub(free)),
+            unit: unit.into(),
+        };
+        let block = u64::try_from(usage.block_size()).unwrap_or(0);
+        let bytes =
+            unit(Unit::Bytes, block, usage.blocks(), usage.blocks_free(), usage.blocks_available());
+        let inodes = unit(Unit::Inodes, 1, usage.files(), usage.files_free(), usage.files_free());
+        Ok(NodeGetVolumeStatsResponse { usage: vec![bytes, inodes] })
+    }
+}
+
+/// `size` times `count`, or the most that the protocol can say.
+fn saturating(size: u64, count: u64) -> i64 {
+    i64::try_from(size.saturating_mul(count)).unwrap_or(i64::MAX)
+}
+
+#[tonic::async_trait]
+impl Node for NodeService {
+    async fn node_publish_volume(
+        &self,
+        request: Request<NodePublishVolumeRequest>,
+    ) -> Result<Response<NodePublishVolumeResponse>, Status> {
+        let deadline = deadline::of(request.metadata());
+        let request = request.into_inner();
+        let call = Call::new("NodePublishVolume", &request.volume_id, named_pod(&request));
+        call.answer(self.publish(request, deadline).await.map(|()| Default::default()))
+    }
+
+    async fn node_unpublish_volume(
+        &self,
+        request: Request<NodeUnpublishVolumeRequest>,
+    ) -> Result<Response<NodeUnpublishVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let pod = self.pod_of(&request.volume_id);
+        let call = Call::new("NodeUnpublishVolume", &request.volume_id, pod);
+        call.answer(self.unpublish(request).await.map(|()| Default::default()))
+    }
+
+    async fn node_get_volume_stats(
+        &self,
+        request: Request<NodeGetVolumeStatsRequest>,
+    ) -> Result<Response<NodeGetVolumeStatsResponse>, Status> {
+        let request = request.into_inner();
+        let pod = self.pod_of(&request.volume_id);
+        let call = Call::new("NodeGetVolumeStats", &request.volume_id, pod);
+        call.answer(self.stats(request))
+    }
+
+    async fn node_get_capabilities(
+        &self,
+        _: Request<NodeGetCapabilitiesRequest>,
+    ) -> Result<Response<NodeGetCapabilitiesResponse>, Status> {
+        let capability = |kind: rpc::Type| NodeServiceCapability {
+            r#type: Some(Type::Rpc(Rpc { r#type: kind.into() })),
+        };
+        let capabilities = [rpc::Type::VolumeMountGroup, rpc::Type::GetVolumeStats].map(capability);
+        Ok(Response::new(NodeGetCapabilitiesResponse { capabilities: capabilities.into() }))
+    }
+
+    async fn node_get_info(
+        &self,
+        _: Request<NodeGetInfoRequest>,
+    ) -> Result<Response<NodeGetInfoResponse>, Status> {
+        Ok(Response::new(NodeGetInfoResponse {
+            node_id: self.node.node_name.clone(),
+            ..Default::default()
+        }))
+    }
+
+    // Not advertised, so nobody asks.
+
+    async fn node_stage_volume(
+        &self,
+        _: Request<NodeStageVolumeRequest>,
+    ) -> Result<Response<NodeStageVolumeResponse>, Status> {
+        Err(unimplemented())
+    }
+
+    async fn node_unstage_volume(
+        &self,
+        _: Request<NodeUnstageVolumeRequest>,
+    ) -> Result<Response<NodeUnstageVolumeResponse>, Status> {
+        Err(unimplemented())
+    }
+
+    async fn node_expand_volume(
+        &self,
+        _: Request<NodeExpandVolumeRequest>,
+    ) -> Result<Response<NodeExpandVolumeResponse>, Status> {
+        Err(unimplemented())
+    }
+
+    async fn node_get_volume_health(
+        &self,
+        _: Request<NodeGetVolumeHealthRequest>,
+    ) -> Result<Response<NodeGetVolumeHealthResponse>, Status> {
+        Err(unimplemented())
+    }
+
+    async fn node_get_storage_health(
+        &self,
+        _: Request<NodeGetStorageHealthRequest>,
+    ) -> Result<Response<NodeGetStorageHealthResponse>, Status> {
+        Err(unimplemented())
+    }
+}
+
+fn unimplemented() -> Status {
+    Status::unimplemented("certificate volumes have no such call; see NodeGetCapabilities")
+}
+
+/// One call, for the log.
+struct Call {
+    method: &'static str,
+    volume: String,
+    pod: String,
+}
+
+impl Call {
+    fn new(method: &'static str, volume: &str, pod: String) -> Self {
+        Self { method, volume: volume.chars().take(LONGEST_NAME).collect(), pod }
+    }
+
+    fn answer<T>(self, answer: Result<T, Status>) -> Result<Response<T>, Status> {
+        if let Err(status) = &answer {
+            let Self { method, volume, pod } = self;
+            let (code, reason) = (status.code(), status.message());
+            tracing::warn!(method, volume, pod, ?code, reason, "call failed");
+        }
+        answer.map(Response::new)
+    }
+}
+
+/// Longer than any name of a namespace or pod, and than any volume id.
+const LONGEST_NAME: usize = 253;
+
+/// The pod that a publish request names, which need not be true.
+fn named_pod(request: &NodePublishVolumeRequest) -> String {
+    let name = |key| request.volume_context.get(key).map_or("", String::as_str);
+    let (namespace, name) =
+        (name("csi.storage.k8s.io/pod.namespace"), name("csi.storage.k8s.io/pod.name"));
+    let short = |name: &str| name.chars().take(LONGEST_NAME).collect::<String>();
+    format!("{}/{}", short(namespace), short(name))
+}
+
+fn name_of(pod: &PodRef) -> String {
+    format!("{}/{}", pod.namespace, pod.name)
+}
+
+impl NodeService {
+    /// The pod of a volume, empty for one that nobody knows.
+    fn pod_of(&self, volume: &str) -> String {
+        let volume = VolumeId::try_from(volume.to_owned()).ok();
+        let status = volume.and_then(|volume| self.renewer.get(&volume));
+        status.map_or_else(String::new, |status| name_of(&status.pod))
+    }
+}

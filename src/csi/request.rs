@@ -1,0 +1,225 @@
+//! NodePublishVolume requests: from the wire to [`PublishRequest`] and [`Record`].
+
+use std::collections::{BTreeMap, HashMap};
+
+use tonic::Status;
+use zeroize::Zeroizing;
+
+use super::proto::csi::volume_capability::access_mode::Mode;
+use super::proto::csi::volume_capability::{AccessType, MountVolume};
+use super::proto::csi::{NodePublishVolumeRequest, VolumeCapability};
+use super::status;
+use crate::spec::attributes;
+use crate::spec::request::{NodeContext, PublishRequest, RawRequest, Secrets};
+use crate::spec::volume::{TargetPath, VolumeId};
+use crate::volume::Record;
+
+/// Where kubelet puts service account tokens; they are neither attributes nor passwords.
+const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
+
+/// Reads a publish request.
+///
+/// # Errors
+///
+/// `INVALID_ARGUMENT`, `FAILED_PRECONDITION` or `PERMISSION_DENIED`, with what to change.
+pub(super) fn publish(
+    request: NodePublishVolumeRequest,
+    node: &NodeContext,
+) -> Result<(PublishRequest, Record), Status> {
+    let NodePublishVolumeRequest {
+        volume_id,
+        target_path,
+        volume_capability,
+        readonly,
+        secrets,
+        mut volume_context,
+        ..
+    } = request;
+    let required = |what: &str, missing: bool| {
+        if missing { Err(status::invalid(format!("the request has no {what}"))) } else { Ok(()) }
+    };
+    required("volume_id", volume_id.is_empty())?;
+    required("target_path", target_path.is_empty())?;
+    let mount = mount_capability(volume_capability)?;
+    if !readonly {
+        return Err(status::invalid("pod.spec.volumes[].csi.readOnly must be set to 'true'"));
+    }
+
+    volume_context.remove(TOKENS);
+    let attributes: BTreeMap<String, String> = volume_context.into_iter().collect();
+    let secrets = wanted(secrets, &attributes);
+    let raw = RawRequest {
+        volume_id: &volume_id,
+        target_path: &target_path,
+        attributes: &attributes,
+        volume_mount_group: &mount.volume_mount_group,
+        pod_ip: None,
+    };
+    let parsed = PublishRequest::parse(raw, &secrets, node)
+        .map_err(|error| status::of_request_error(&error))?;
+    let record = Record {
+        volume_id,
+        target_path,
+        volume_mount_group: mount.volume_mount_group,
+        read_only: readonly,
+        attributes,
+        secrets,
+    };
+    Ok((parsed, record))
+}
+
+/// Reads an unpublish request, or any other that names a volume and its path.
+///
+/// # Errors
+///
+/// `INVALID_ARGUMENT` when either is missing or malformed.
+pub(super) fn volume_and_path(
+    volume_id: String,
+    path: String,
+    path_field: &str,
+) -> Result<(VolumeId, TargetPath), Status> {
+    if volume_id.is_empty() {
+        return Err(status::invalid("the request has no volume_id"));
+    }
+    if path.is_empty() {
+        return Err(status::invalid(format!("the request has no {path_field}")));
+    }
+    let volume = VolumeId::try_from(volume_id).map_err(|error| status::invalid(error.0))?;
+    let path = TargetPath::try_from(std::path::PathBuf::from(path))
+        .map_err(|error| status::invalid(error.0))?;
+    Ok((volume, path))
+}
+
+/// What of `secrets` the attributes refer to; the rest is wiped.
+fn wanted(secrets: HashMap<String, String>, attributes: &BTreeMap<String, String>) -> Secrets {
+    let keys = attributes::referenced_secret_keys(attributes);
+    let secrets = secrets.into_iter().map(|(key, value)| (key, Zeroizing::new(value)));
+    Secrets(secrets.filter(|(key, _)| keys.contains(&key.as_str())).collect())
+}
+
+fn mount_capability(capability: Option<VolumeCapability>) -> Result<MountVolume, Status> {
+    let capability =
+        capability.ok_or_else(|| status::invalid("the request has no volume_capability"))?;
+    let mode = capability.access_mode.map_or(0, |mode| mode.mode);
+    match Mode::try_from(mode) {
+        Ok(
+            Mode::SingleNodeWriter
+            | Mode::SingleNodeReaderOnly
+            | Mode::SingleNodeSingleWriter
+            | Mode::SingleNodeMultiWriter,
+        ) => {}
+        Ok(
+            mode @ (Mode::MultiNodeReaderOnly
+            | Mode::MultiNodeSingleWriter
+            | Mode::MultiNodeMultiWriter),
+        ) => {
+            return Err(Status::failed_precondition(format!(
+                "a certificate volume is for one pod on one node, so it cannot have the access mode {}",
+                mode.as_str_name()
+            )));
+        }
+        Ok(Mode::Unknown) => return Err(status::invalid("the request has no access mode")),
+        Err(_) => return Err(status::invalid(format!("there is no access mode {mode}"))),
+    }
+    match capability.access_type {
+        Some(AccessType::Mount(mount)) if mount.mount_flags.is_empty() => Ok(mount),
+        Some(AccessType::Mount(_)) => {
+            Err(status::invalid("a certificate volume takes no mount options: remove them"))
+        }
+        Some(AccessType::Block(_)) => Err(status::invalid(
+            "a certificate volume holds files and cannot be a block device: remove 'fsType: block'",
+        )),
+        None => Err(status::invalid("the volume_capability has no access type")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+    use crate::csi::proto::csi::volume_capability::{AccessMode, BlockVolume};
+
+    /// What `bend` makes of a request that is right as far as this module can tell.
+    fn refused(bend: impl FnOnce(&mut NodePublishVolumeRequest)) -> (Code, String) {
+        let mut request = NodePublishVolumeRequest {
+            volume_id: "csi-1".into(),
+            target_path: "/pods/uid/volumes/kubernetes.io~csi/tls/mount".into(),
+            volume_capability: Some(VolumeCapability {
+                access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),
+                access_type: Some(AccessType::Mount(MountVolume::default())),
+            }),
+            readonly: true,
+            ..Default::default()
+        };
+        bend(&mut request);
+        let node = NodeContext { driver_name: "csi.certmount.dev".into(), node_name: "n".into() };
+        let status = publish(request, &node).unwrap_err();
+        (status.code(), status.message().to_owned())
+    }
+
+    fn mode(request: &mut NodePublishVolumeRequest, mode: i32) {
+        request.volume_capability.as_mut().unwrap().access_mode = Some(AccessMode { mode });
+    }
+
+    fn access_type(request: &mut NodePublishVolumeRequest, access_type: Option<AccessType>) {
+        request.volume_capability.as_mut().unwrap().access_type = access_type;
+    }
+
+    #[test]
+    fn a_bad_argument_is_named_in_the_answer() {
+        type Bend = fn(&mut NodePublishVolumeRequest);
+        let table: [(Bend, &str); 10] = [
+            (|r| r.volume_id.clear(), "volume_id"),
+            (|r| r.target_path.clear(), "target_path"),
+            (|r| r.volume_capability = None, "volume_capability"),
+            (|r| r.volume_capability.as_mut().unwrap().access_mode = None, "access mode"),
+            (|r| mode(r, Mode::Unknown.into()), "access mode"),
+            (|r| mode(r, 99), "access mode 99"),
+            (|r| access_type(r, None), "access type"),
+            (|r| access_type(r, Some(AccessType::Block(BlockVolume {}))), "fsType: block"),
+            (
+                |r| {
+                    let mount_flags = vec!["noatime".into()];
+                    let mount = MountVolume { mount_flags, ..Default::default() };
+                    access_type(r, Some(AccessType::Mount(mount)));
+                },
+                "mount options",
+            ),
+            (|r| r.readonly = false, "pod.spec.volumes[].csi.readOnly must be set to 'true'"),
+        ];
+        for (bend, words) in table {
+            let (code, message) = refused(bend);
+            assert_eq!(code, Code::InvalidArgument, "{message}");
+            assert!(message.contains(words), "{message:?} does not say {words:?}");
+        }
+    }
+
+    #[test]
+    fn a_volume_is_not_shared_between_nodes() {
+        for wanted in
+            [Mode::MultiNodeReaderOnly, Mode::MultiNodeSingleWriter, Mode::MultiNodeMultiWriter]
+        {
+            let (code, message) = refused(|request| mode(request, wanted.into()));
+            assert_eq!(code, Code::FailedPrecondition);
+            assert!(message.contains(wanted.as_str_name()), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_volume_needs_an_id_and_a_path() {
+        let table = [
+            ("", "/t/mount", "volume_id"),
+            ("csi-1", "", "volume_path"),
+            ("../csi-1", "/t/mount", "volume id"),
+            ("csi-1", "t/mount", "path"),
+            ("csi-1", "/t/../mount", "path"),
+        ];
+        for (volume, path, words) in table {
+            let status = volume_and_path(volume.into(), path.into(), "volume_path").unwrap_err();
+            assert_eq!(status.code(), Code::InvalidArgument);
+            assert!(status.message().contains(words), "{:?}", status.message());
+        }
+        assert!(volume_and_path("csi-1".into(), "/t/mount".into(), "volume_path").is_ok());
+    }
+}
