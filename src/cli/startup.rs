@@ -75,7 +75,9 @@ pub(super) fn check_may_mount() -> Result<()> {
 
 /// Holds a data root for this process alone, as long as it lives and however it ends.
 #[derive(Debug)]
-pub(super) struct DataRootLock(#[expect(dead_code, reason = "held, not read")] Flock<File>);
+pub(super) struct DataRootLock {
+    _held: Flock<File>,
+}
 
 /// Makes the data root if need be and locks it.
 pub(super) fn lock_data_root(root: &Path) -> Result<DataRootLock> {
@@ -90,7 +92,7 @@ pub(super) fn lock_data_root(root: &Path) -> Result<DataRootLock> {
     let folder = File::open(root)
         .with_context(|| format!("cannot open the data root {}", root.display()))?;
     match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(DataRootLock(lock)),
+        Ok(held) => Ok(DataRootLock { _held: held }),
         Err((_, Errno::EWOULDBLOCK)) => bail!(
             "another certmount is using the data root {}: stop it first, or give this one its own \
              --data-root (two drivers need two names, endpoints and data roots)",
