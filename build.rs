@@ -12,7 +12,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let messages = DescriptorPool::from_file_descriptor_set(files.clone())?;
     let unprintable = messages.all_messages().filter(is_unprintable);
     let unprintable = unprintable.map(|message| format!(".{}", message.full_name()));
-    tonic_prost_build::configure().skip_debug(unprintable).compile_fds(files)?;
+    // A call that a service does not have answers UNIMPLEMENTED.
+    tonic_prost_build::configure()
+        .generate_default_stubs(true)
+        .skip_debug(unprintable)
+        .compile_fds(files)?;
     Ok(())
 }
 

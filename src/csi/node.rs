@@ -1,7 +1,9 @@
-//! CSI Node: volumes on this node.
+//! CSI Node: volumes on this node. Calls that are not here answer `UNIMPLEMENTED`.
 //!
 //! Calls only wait for work that tasks of the renewer do, so that a caller who goes away stops
 //! nothing. Each failed call is logged once, here, without attributes or secrets.
+
+use std::path::Path;
 
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use tokio::time::Instant;
@@ -53,8 +55,7 @@ impl NodeService {
     }
 
     async fn unpublish(&self, request: NodeUnpublishVolumeRequest) -> Result<(), Status> {
-        let NodeUnpublishVolumeRequest { volume_id, target_path } = request;
-        let (volume, target) = request::volume_and_path(volume_id, target_path, "target_path")?;
+        let (volume, target) = request::unpublish(request)?;
         let removed = self.renewer.unpublish(&volume, &target).await;
         removed.map_err(|error| status::of_volume_error(&error))
     }
@@ -64,10 +65,12 @@ impl NodeService {
         request: NodeGetVolumeStatsRequest,
     ) -> Result<NodeGetVolumeStatsResponse, Status> {
         let NodeGetVolumeStatsRequest { volume_id, volume_path, .. } = request;
-        let (volume, path) = request::volume_and_path(volume_id, volume_path, "volume_path")?;
-        let elsewhere = || Status::not_found(format!("no volume {volume} is on this path"));
-        let published = self.renewer.get(&volume).ok_or_else(elsewhere)?;
-        if published.target_path != path {
+        request::required("volume_id", &volume_id)?;
+        request::required("volume_path", &volume_path)?;
+        let elsewhere = || Status::not_found("there is no such volume on this path");
+        let volume = VolumeId::try_from(volume_id).map_err(|_| elsewhere())?;
+        let path = self.renewer.get(&volume).ok_or_else(elsewhere)?.target_path;
+        if path.as_path() != Path::new(&volume_path) {
             return Err(elsewhere());
         }
         let usage = statfs(path.as_path()).map_err(|_| elsewhere())?;
@@ -145,47 +148,6 @@ impl Node for NodeService {
             ..Default::default()
         }))
     }
-
-    // Not advertised, so nobody asks.
-
-    async fn node_stage_volume(
-        &self,
-        _: Request<NodeStageVolumeRequest>,
-    ) -> Result<Response<NodeStageVolumeResponse>, Status> {
-        Err(unimplemented())
-    }
-
-    async fn node_unstage_volume(
-        &self,
-        _: Request<NodeUnstageVolumeRequest>,
-    ) -> Result<Response<NodeUnstageVolumeResponse>, Status> {
-        Err(unimplemented())
-    }
-
-    async fn node_expand_volume(
-        &self,
-        _: Request<NodeExpandVolumeRequest>,
-    ) -> Result<Response<NodeExpandVolumeResponse>, Status> {
-        Err(unimplemented())
-    }
-
-    async fn node_get_volume_health(
-        &self,
-        _: Request<NodeGetVolumeHealthRequest>,
-    ) -> Result<Response<NodeGetVolumeHealthResponse>, Status> {
-        Err(unimplemented())
-    }
-
-    async fn node_get_storage_health(
-        &self,
-        _: Request<NodeGetStorageHealthRequest>,
-    ) -> Result<Response<NodeGetStorageHealthResponse>, Status> {
-        Err(unimplemented())
-    }
-}
-
-fn unimplemented() -> Status {
-    Status::unimplemented("certificate volumes have no such call; see NodeGetCapabilities")
 }
 
 /// One call, for the log.

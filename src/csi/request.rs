@@ -1,13 +1,14 @@
 //! NodePublishVolume requests: from the wire to [`PublishRequest`] and [`Record`].
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 
 use tonic::Status;
 use zeroize::Zeroizing;
 
 use super::proto::csi::volume_capability::access_mode::Mode;
 use super::proto::csi::volume_capability::{AccessType, MountVolume};
-use super::proto::csi::{NodePublishVolumeRequest, VolumeCapability};
+use super::proto::csi::{NodePublishVolumeRequest, NodeUnpublishVolumeRequest, VolumeCapability};
 use super::status;
 use crate::spec::attributes;
 use crate::spec::request::{NodeContext, PublishRequest, RawRequest, Secrets};
@@ -35,11 +36,8 @@ pub(super) fn publish(
         mut volume_context,
         ..
     } = request;
-    let required = |what: &str, missing: bool| {
-        if missing { Err(status::invalid(format!("the request has no {what}"))) } else { Ok(()) }
-    };
-    required("volume_id", volume_id.is_empty())?;
-    required("target_path", target_path.is_empty())?;
+    required("volume_id", &volume_id)?;
+    required("target_path", &target_path)?;
     let mount = mount_capability(volume_capability)?;
     if !readonly {
         return Err(status::invalid("pod.spec.volumes[].csi.readOnly must be set to 'true'"));
@@ -68,26 +66,29 @@ pub(super) fn publish(
     Ok((parsed, record))
 }
 
-/// Reads an unpublish request, or any other that names a volume and its path.
+/// Reads an unpublish request.
 ///
 /// # Errors
 ///
-/// `INVALID_ARGUMENT` when either is missing or malformed.
-pub(super) fn volume_and_path(
-    volume_id: String,
-    path: String,
-    path_field: &str,
+/// `INVALID_ARGUMENT` when the id or the path is missing or malformed.
+pub(super) fn unpublish(
+    request: NodeUnpublishVolumeRequest,
 ) -> Result<(VolumeId, TargetPath), Status> {
-    if volume_id.is_empty() {
-        return Err(status::invalid("the request has no volume_id"));
-    }
-    if path.is_empty() {
-        return Err(status::invalid(format!("the request has no {path_field}")));
-    }
+    let NodeUnpublishVolumeRequest { volume_id, target_path } = request;
+    required("volume_id", &volume_id)?;
+    required("target_path", &target_path)?;
     let volume = VolumeId::try_from(volume_id).map_err(|error| status::invalid(error.0))?;
-    let path = TargetPath::try_from(std::path::PathBuf::from(path))
+    let target = TargetPath::try_from(PathBuf::from(target_path))
         .map_err(|error| status::invalid(error.0))?;
-    Ok((volume, path))
+    Ok((volume, target))
+}
+
+/// Checks that a field is there.
+pub(super) fn required(name: &str, value: &str) -> Result<(), Status> {
+    if value.is_empty() {
+        return Err(status::invalid(format!("the request has no {name}")));
+    }
+    Ok(())
 }
 
 /// What of `secrets` the attributes refer to; the rest is wiped.
@@ -207,19 +208,23 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_needs_an_id_and_a_path() {
+    fn an_unpublish_needs_an_id_and_a_path() {
+        let unpublish = |volume_id: &str, target_path: &str| {
+            let (volume_id, target_path) = (volume_id.to_owned(), target_path.to_owned());
+            unpublish(NodeUnpublishVolumeRequest { volume_id, target_path })
+        };
         let table = [
             ("", "/t/mount", "volume_id"),
-            ("csi-1", "", "volume_path"),
+            ("csi-1", "", "target_path"),
             ("../csi-1", "/t/mount", "volume id"),
             ("csi-1", "t/mount", "path"),
             ("csi-1", "/t/../mount", "path"),
         ];
-        for (volume, path, words) in table {
-            let status = volume_and_path(volume.into(), path.into(), "volume_path").unwrap_err();
+        for (volume, target, words) in table {
+            let status = unpublish(volume, target).unwrap_err();
             assert_eq!(status.code(), Code::InvalidArgument);
             assert!(status.message().contains(words), "{:?}", status.message());
         }
-        assert!(volume_and_path("csi-1".into(), "/t/mount".into(), "volume_path").is_ok());
+        assert!(unpublish("csi-1", "/t/mount").is_ok());
     }
 }
