@@ -1,23 +1,40 @@
 //! A publish request: all that a pod asked for, parsed.
 
+mod certificate;
+mod files;
+mod problems;
+mod reader;
+
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::layout::FileLayout;
+use self::problems::tame;
+use self::reader::{Reader, is_dns_label, is_dns_subdomain};
+use super::layout::{FileLayout, Password};
+use super::values::{ValueError, quoted};
+use super::variables::Variables;
 use super::volume::{IssuerRef, PodRef, TargetPath, VolumeId};
 use crate::x509::{KeyAlgorithm, Template};
 
 /// What one NodePublishVolume call asks for.
 #[derive(Debug)]
 pub struct PublishRequest {
+    /// Which volume.
     pub volume: VolumeId,
+    /// Where kubelet wants it.
     pub target: TargetPath,
+    /// The pod it is for.
     pub pod: PodRef,
+    /// The certificate that is wanted.
     pub certificate: CertificateSpec,
+    /// The files to write.
     pub files: FileLayout,
+    /// Who may read them.
     pub ownership: Ownership,
     /// Attributes to hand to the issuer, such as `venafi.cert-manager.io/custom-fields`.
     pub annotations: BTreeMap<String, String>,
@@ -28,10 +45,15 @@ pub struct PublishRequest {
 /// The certificate that is wanted and when to renew it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CertificateSpec {
+    /// Who is to sign it.
     pub issuer: IssuerRef,
+    /// What it says.
     pub template: Template,
+    /// How long it shall hold, at least a second.
     pub duration: Duration,
+    /// The kind of its key.
     pub key_algorithm: KeyAlgorithm,
+    /// When to renew it, if the pod has a wish.
     pub renew_before: Option<RenewBefore>,
     /// Keep the private key at renewal.
     pub reuse_private_key: bool,
@@ -40,6 +62,7 @@ pub struct CertificateSpec {
 /// How long before the end of its life a certificate is renewed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RenewBefore {
+    /// More than zero and less than the duration asked for.
     Duration(Duration),
     /// Percent of the real lifetime, 1 to 99.
     Percent(u8),
@@ -48,8 +71,10 @@ pub enum RenewBefore {
 /// Who may read the files.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Ownership {
-    /// Permission bits of each file; never writable or executable by others.
+    /// Permission bits of each file: readable by the owner, never executable, never writable by
+    /// others. Others may be allowed to read, which the directory above has to allow too.
     pub mode: u32,
+    /// The owner, if it is not root.
     pub uid: Option<u32>,
     /// The pod's fsGroup, or the attribute that overrides it.
     pub gid: Option<u32>,
@@ -58,9 +83,13 @@ pub struct Ownership {
 /// What kubelet hands over with NodePublishVolume, not yet looked at.
 #[derive(Clone, Copy)]
 pub struct RawRequest<'a> {
+    /// `volume_id`.
     pub volume_id: &'a str,
+    /// `target_path`.
     pub target_path: &'a str,
+    /// `volume_context`.
     pub attributes: &'a BTreeMap<String, String>,
+    /// `volume_capability.mount.volume_mount_group`: the pod's fsGroup, or empty.
     pub volume_mount_group: &'a str,
     /// For `${POD_IP}`; kubelet does not say it, so it is known only where somebody has asked.
     pub pod_ip: Option<IpAddr>,
@@ -69,7 +98,9 @@ pub struct RawRequest<'a> {
 /// Facts about this node and driver that requests are read with.
 #[derive(Clone, Debug)]
 pub struct NodeContext {
+    /// The driver's name, as in the CSIDriver object.
     pub driver_name: String,
+    /// The node's name.
     pub node_name: String,
 }
 
@@ -92,31 +123,131 @@ pub enum RequestErrorKind {
     Forged,
 }
 
-impl PublishRequest {
-    /// Reads a request. `secrets` are the keys of `nodePublishSecretRef`; only passwords that the
-    /// attributes refer to are taken from it.
-    pub fn parse(
-        _raw: RawRequest<'_>,
-        _secrets: &Secrets,
-        _node: &NodeContext,
-    ) -> Result<Self, RequestError> {
-        todo!()
-    }
-}
-
 /// Secret values by name: prints nothing, zeroized. What a volume keeps of it is in its own tmpfs.
 #[derive(Default)]
 pub struct Secrets(pub BTreeMap<String, Zeroizing<String>>);
 
-impl std::fmt::Debug for Secrets {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl PublishRequest {
+    /// Reads a request. `secrets` are the keys of `nodePublishSecretRef`; only passwords that the
+    /// attributes refer to are taken from it. Service account tokens are never looked at.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestErrorKind::Forged`] when the pod that the attributes name is not the one that
+    /// kubelet made volume id and target path for. Otherwise everything that is wrong with the
+    /// attributes, in one message.
+    pub fn parse(
+        raw: RawRequest<'_>,
+        secrets: &Secrets,
+        node: &NodeContext,
+    ) -> Result<Self, RequestError> {
+        let (volume, target, pod) = identity(&raw)?;
+        let variables = Variables { pod: &pod, node_name: &node.node_name, pod_ip: raw.pod_ip };
+        let mut reader = Reader::new(raw.attributes, variables, secrets);
+        let certificate = certificate::certificate(&mut reader);
+        let files = files::files(&mut reader, certificate.key_algorithm);
+        let ownership = files::ownership(&mut reader, raw.volume_mount_group);
+        let Reader { problems, warnings, annotations, .. } = reader;
+        problems.into_result()?;
+        Ok(Self { volume, target, pod, certificate, files, ownership, annotations, warnings })
+    }
+}
+
+/// Which volume for which pod, checked against each other.
+fn identity(raw: &RawRequest<'_>) -> Result<(VolumeId, TargetPath, PodRef), RequestError> {
+    let invalid = |message| RequestError { kind: RequestErrorKind::Invalid, message };
+    let volume =
+        VolumeId::try_from(raw.volume_id.to_owned()).map_err(|error| invalid(error.to_string()))?;
+    let target = TargetPath::try_from(PathBuf::from(raw.target_path))
+        .map_err(|error| invalid(error.to_string()))?;
+    let pod = pod(raw.attributes).map_err(invalid)?;
+    volume.belongs_to(&target, &pod.uid).map_err(|error| RequestError {
+        kind: RequestErrorKind::Forged,
+        message: format!(
+            "{}: csi.storage.k8s.io/pod.* must come from kubelet, which fills them in when the \
+             CSIDriver object has podInfoOnMount: true",
+            tame(&error.to_string())
+        ),
+    })?;
+    Ok((volume, target, pod))
+}
+
+/// The pod as kubelet describes it.
+fn pod(attributes: &BTreeMap<String, String>) -> Result<PodRef, String> {
+    const EPHEMERAL: &str = "csi.storage.k8s.io/ephemeral";
+    const NAME: &str = "csi.storage.k8s.io/pod.name";
+    const NAMESPACE: &str = "csi.storage.k8s.io/pod.namespace";
+    const SERVICE_ACCOUNT: &str = "csi.storage.k8s.io/serviceAccount.name";
+    const UID: &str = "csi.storage.k8s.io/pod.uid";
+    let get = |key: &str| attributes.get(key).map_or("", String::as_str);
+    let all = [NAME, NAMESPACE, UID, SERVICE_ACCOUNT, EPHEMERAL];
+    let missing: Vec<_> = all.into_iter().filter(|key| get(key).is_empty()).collect();
+    if !missing.is_empty() {
+        return Err(format!(
+            "kubelet did not say {}: the CSIDriver object needs podInfoOnMount: true",
+            missing.join(", ")
+        ));
+    }
+    if get(EPHEMERAL) != "true" {
+        return Err("only inline volumes of a pod are served: write the driver under \
+                    volumes[].csi of the pod, not into a PersistentVolume"
+            .to_owned());
+    }
+    let check = |key: &str, well_formed: fn(&str) -> bool| {
+        let text = get(key);
+        match well_formed(text) {
+            true => Ok(text.to_owned()),
+            false => Err(format!("{key} {} is not one that Kubernetes gives", quoted(text))),
+        }
+    };
+    Ok(PodRef {
+        namespace: check(NAMESPACE, is_dns_label)?,
+        name: check(NAME, is_dns_subdomain)?,
+        uid: check(UID, is_uid)?,
+        service_account: check(SERVICE_ACCOUNT, is_dns_subdomain)?,
+    })
+}
+
+/// A UUID, or the hash that kubelet gives to static pods.
+fn is_uid(text: &str) -> bool {
+    text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+impl Secrets {
+    /// The password under `key`.
+    fn password(&self, key: &str) -> Result<Password, ValueError> {
+        // Kubelet adds service account tokens to the keys of the Secret.
+        let is_secrets = |key: &str| !key.starts_with("csi.storage.k8s.io/");
+        match self.0.get(key).filter(|_| is_secrets(key)) {
+            Some(password) if password.is_empty() => {
+                Err("is an empty key of the Secret that nodePublishSecretRef names".into())
+            }
+            Some(password) => Ok(Password::new(password)),
+            None => {
+                let keys = self.0.keys().map(String::as_str).filter(|key| is_secrets(key));
+                let keys: Vec<_> = keys.collect();
+                let reason = match keys.as_slice() {
+                    [] => {
+                        "is no key: the volume has no nodePublishSecretRef, or its Secret is empty"
+                            .to_owned()
+                    }
+                    keys => format!("is no key of the Secret, which has {}", keys.join(", ")),
+                };
+                Err(ValueError(reason.into()))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secrets")
     }
 }
 
 /// Names only: attributes can hold passwords.
-impl std::fmt::Debug for RawRequest<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for RawRequest<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RawRequest")
             .field("volume_id", &self.volume_id)
             .field("target_path", &self.target_path)
@@ -124,3 +255,6 @@ impl std::fmt::Debug for RawRequest<'_> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

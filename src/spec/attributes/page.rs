@@ -1,0 +1,5 @@
+//! t
+/// t
+pub fn markdown() -> String {
+    String::new()
+}
