@@ -1,11 +1,15 @@
 //! Keys, certification requests, certificates, chains and their encodings.
 //!
-//! The only part of certmount that touches rcgen, x509-cert and x509-parser. Everything that comes
+//! The only part of certmount that touches x509-cert, x509-parser and the keys of aws-lc-rs. Everything that comes
 //! from a CA is parsed here once, and only [`Bundle::new`] makes something that may be written
 //! into a volume.
 
 mod bundle;
 mod certificate;
+mod chain;
+mod extension;
+#[cfg(test)]
+mod fixture;
 mod key;
 mod keystore;
 mod name;
@@ -14,13 +18,13 @@ mod sign;
 mod usage;
 
 pub use bundle::{Bundle, BundleError, Issued};
-pub use certificate::{Certificate, CertificateError, Validity};
+pub use certificate::{Certificate, CertificateError, SignatureError, Validity};
 pub use key::{KeyAlgorithm, KeyEncoding, KeyError, PrivateKey};
 pub use keystore::{
     KeystoreError, Pkcs12Profile, jks_keystore, jks_truststore, pkcs12_keystore, pkcs12_truststore,
 };
 pub use name::{DistinguishedName, GeneralName, NameError};
-pub use pem::{certificates_from_pem, chain_to_pem};
+pub use pem::{PemError, certificates_from_pem, chain_to_pem};
 pub use sign::{
     AuthorityInformation, CertificateAuthority, CertificationRequest, SignError, self_sign,
 };
