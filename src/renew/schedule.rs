@@ -180,7 +180,7 @@ mod tests {
             .collect();
         for tenth in 0..10 {
             let (from, to) = (span * tenth / 10, span * (tenth + 1) / 10);
-            let count = parts.iter().filter(|part| (from..to).contains(part)).count();
+            let count = parts.iter().filter(|part| (from..to).contains(*part)).count();
             assert!((50..200).contains(&count), "{count} volumes in tenth {tenth}");
         }
     }
