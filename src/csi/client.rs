@@ -4,7 +4,7 @@
 //! call on a connection of its own, asks for the capabilities twice before it publishes, waits for
 //! two minutes, and removes its folders after an unpublish and after a final error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -214,7 +214,7 @@ impl InlineVolume {
     }
 
     /// The volume context: the attributes, and over them what kubelet says of the pod.
-    fn context(&self) -> std::collections::HashMap<String, String> {
+    pub fn context(&self) -> HashMap<String, String> {
         let pod = [
             ("pod.name", self.pod.name.as_str()),
             ("pod.namespace", &self.pod.namespace),

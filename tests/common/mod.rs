@@ -3,6 +3,9 @@
 #![allow(dead_code, unreachable_pub, reason = "no test file uses all of it")]
 
 mod namespace;
+mod plugin;
 
 #[allow(unused_imports, reason = "no test file uses all of it")]
 pub use namespace::{namespaced, namespaced_async};
+#[allow(unused_imports, reason = "no test file uses all of it")]
+pub use plugin::Plugin;

@@ -1,0 +1,170 @@
+//! The real driver as a child process, with a kubelet that is played.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use certmount::csi::client::Kubelet;
+use nix::mount::{MntFlags, umount2};
+use tempfile::TempDir;
+
+/// A `certmount node` in a folder of its own. Mounts, so its tests run in `namespaced`.
+///
+/// Killed when it is dropped, and everything it mounted goes.
+pub struct Plugin {
+    folder: TempDir,
+    driver: Option<Child>,
+}
+
+/// Longer than a start takes on the slowest machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The issuer of [`Plugin::start`]: every leaf signs itself.
+const SELF_SIGNED: &str = "
+apiVersion: certmount.dev/v1alpha1
+kind: ClusterIssuer
+metadata:
+  name: self-signed
+spec:
+  selfSigned: {}
+";
+
+impl Plugin {
+    /// A driver with the ClusterIssuer `self-signed`.
+    pub fn start() -> Self {
+        Self::with_config(&[("self-signed.yaml", SELF_SIGNED)])
+    }
+
+    /// A driver with these files in its configuration folder.
+    pub fn with_config(files: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().expect("there is room for a folder");
+        for name in ["config", "kubelet", "data"] {
+            fs::create_dir(folder.path().join(name)).expect("the folder is empty");
+        }
+        let mut plugin = Self { folder, driver: None };
+        for (name, text) in files {
+            plugin.configure(name, text);
+        }
+        plugin.restart();
+        plugin
+    }
+
+    /// Puts a file into the configuration folder, at once or not at all.
+    pub fn configure(&self, name: &str, text: &str) {
+        let config = self.path("config");
+        let mut file = tempfile::NamedTempFile::new_in(self.folder.path()).expect("a new file");
+        file.write_all(text.as_bytes()).expect("there is room");
+        file.persist(config.join(name)).expect("a rename inside the folder");
+    }
+
+    /// Starts the driver, after killing the one that runs.
+    pub fn restart(&mut self) {
+        self.kill();
+        let log = File::options().create(true).append(true).open(self.path("log"));
+        let log = log.expect("the log can be written");
+        let errors = log.try_clone().expect("a file descriptor is left");
+        let driver = Command::new(env!("CARGO_BIN_EXE_certmount"))
+            .args(["node", "--node-id", "node-1", "--endpoint"])
+            .arg(format!("unix://{}", self.socket().display()))
+            .args([Path::new("--data-root"), &self.data_root()])
+            .args([Path::new("--config-dir"), &self.path("config")])
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors)
+            .spawn();
+        self.driver = Some(driver.expect("the certmount binary runs"));
+        self.wait("the driver listens", || UnixStream::connect(self.socket()).is_ok());
+    }
+
+    /// Kills the driver as the kernel does when memory runs out.
+    pub fn kill(&mut self) {
+        if let Some(mut driver) = self.driver.take() {
+            // It may have ended by itself.
+            let _ = driver.kill();
+            let _ = driver.wait();
+        }
+    }
+
+    /// Asks the driver to end, as Kubernetes does, and waits until it has.
+    pub fn terminate(&mut self) -> ExitStatus {
+        let mut driver = self.driver.take().expect("the driver runs");
+        let pid = nix::unistd::Pid::from_raw(driver.id().try_into().expect("a process id"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it is our child");
+        driver.wait().expect("it is our child")
+    }
+
+    /// A kubelet that talks to this driver.
+    pub fn kubelet(&self) -> Kubelet {
+        Kubelet::new(self.path("kubelet"), self.socket())
+    }
+
+    /// The CSI socket.
+    pub fn socket(&self) -> PathBuf {
+        self.path("csi.sock")
+    }
+
+    /// The driver's own folder of volumes.
+    pub fn data_root(&self) -> PathBuf {
+        self.path("data")
+    }
+
+    /// A path in the folder that is this plugin's alone.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// All that the driver has printed since its first start.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// What is mounted below the plugin's folder, in order.
+    pub fn mounts(&self) -> Vec<PathBuf> {
+        mounts_below(self.folder.path())
+    }
+
+    /// Everything that is left of volumes: mounts, and what is in the folders of driver and kubelet.
+    pub fn leftovers(&self) -> Vec<PathBuf> {
+        let mut left = self.mounts();
+        let entries = |folder: PathBuf| {
+            fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
+        };
+        left.extend(entries(self.data_root()));
+        for pod in entries(self.path("kubelet").join("pods")) {
+            left.extend(entries(pod.join("volumes/kubernetes.io~csi")));
+        }
+        left
+    }
+
+    /// Returns when `fact` holds.
+    ///
+    /// # Panics
+    ///
+    /// With the driver's log, when it does not for too long.
+    pub fn wait(&self, what: &str, mut fact: impl FnMut() -> bool) {
+        let begin = Instant::now();
+        while !fact() {
+            assert!(begin.elapsed() < PATIENCE, "{what}: not in time; the log is\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Plugin {
+    fn drop(&mut self) {
+        self.kill();
+        for mount in self.mounts().iter().rev() {
+            let _ = umount2(mount, MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+/// The mount points below `folder` as they were mounted; one that is covered is there twice.
+fn mounts_below(folder: &Path) -> Vec<PathBuf> {
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
+    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
+    points.map(PathBuf::from).filter(|point| point.starts_with(folder)).collect()
+}
