@@ -79,3 +79,11 @@ pub(super) fn issue(ca: &CertificateAuthority, template: &Template, key: &Privat
         trust_anchors: ca.trust_anchors().to_vec(),
     }
 }
+
+/// A bundle for `web.example` with one intermediate.
+pub(super) fn bundle(algorithm: KeyAlgorithm) -> Bundle {
+    let ca = intermediate("CN=intermediate", &root("CN=root", KeyAlgorithm::EcdsaP256));
+    let (key, template) = (key(algorithm), template(&["web.example"]));
+    let issued = issue(&ca, &template, &key);
+    Bundle::new(key, issued, &template, now()).unwrap()
+}
