@@ -69,7 +69,11 @@ fn answer(served: &Served, request: Request<Incoming>) -> Response<String> {
 
 fn serial(served: &Served) -> String {
     match X509Certificate::from_der(&served.certificate) {
-        Ok((_, certificate)) => format!("{:x}", certificate.serial),
+        Ok((_, certificate)) => {
+            // DER puts a zero byte before a number whose first bit is set.
+            let number = certificate.raw_serial().iter().skip_while(|byte| **byte == 0);
+            number.map(|byte| format!("{byte:02x}")).collect()
+        }
         Err(error) => format!("unreadable: {error}"),
     }
 }
