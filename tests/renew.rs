@@ -17,7 +17,7 @@ use certmount::issuer::{
 };
 use certmount::renew::{Outcome, Phase, PublishError, Renewer, Report, Settings};
 use certmount::spec::policy::NamePolicy;
-use certmount::spec::request::{NodeContext, Secrets};
+use certmount::spec::request::{NodeContext, RawRequest, Secrets};
 use certmount::spec::volume::VolumeId;
 use certmount::volume::{Record, Volumes};
 use certmount::x509::{
@@ -193,7 +193,7 @@ fn a_restart_takes_volumes_over_as_they_are() {
         let (serial, key) = (world.leaf(&volume).serial_number(), world.key(&volume));
         let renew_at = world.status(&volume).renew_at;
 
-        world.restart().await;
+        world = world.restart().await;
         assert_eq!(world.status(&volume).renew_at, renew_at, "the plan changed");
         world.ca.failing.store(true, Ordering::SeqCst);
         world.publish("web", &[]).await;
@@ -213,8 +213,9 @@ fn an_order_under_way_goes_on_with_its_key_after_a_restart() {
         let publish = world.start_publish("web", &[]);
         world.until(|world| world.ca.asked.load(Ordering::SeqCst) == 1).await;
         let first = world.ca.last_key();
-        world.restart().await;
+        world.renewer.drain().await;
         assert!(publish.await.unwrap().is_err(), "the publish ended with its process");
+        world = world.restart().await;
         world.ca.delay.store(0, Ordering::SeqCst);
 
         world.until(|world| world.ca.asked.load(Ordering::SeqCst) == 2).await;
@@ -346,13 +347,16 @@ impl World {
     }
 
     /// The same data root under a new renewer, as after a restart.
-    async fn restart(&mut self) {
-        self.renewer.drain().await;
-        let (renewer, reports) = start_renewer(&self.directory, &self.reading, &self.clock);
+    async fn restart(self) -> Self {
+        let Self { renewer, directory, reading, clock, .. } = self;
+        renewer.drain().await;
+        drop(renewer);
+        let (renewer, reports) = start_renewer(&directory, &reading, &clock);
         let (_, problems) = renewer.adopt().await.unwrap();
         assert_eq!(problems, Vec::<String>::new());
-        (self.renewer, self.reports) = (renewer, reports);
-        self.sleep(Duration::from_millis(1)).await;
+        let world = Self { renewer, reports, directory, reading, clock, ..self };
+        world.sleep(Duration::from_millis(1)).await;
+        world
     }
 
     /// Publishes as kubelet would and answers the volume's id.
@@ -405,14 +409,15 @@ impl World {
         }
         let target = self.target(name);
         fs::create_dir_all(target.parent().unwrap()).unwrap();
-        Record {
-            volume_id: self.volume_id(name).to_string(),
-            target_path: target.to_str().unwrap().to_owned(),
-            volume_mount_group: String::new(),
-            read_only: true,
-            attributes: all,
-            secrets: Secrets::default(),
-        }
+        let id = self.volume_id(name);
+        let raw = RawRequest {
+            volume_id: id.as_str(),
+            target_path: target.to_str().unwrap(),
+            attributes: &all,
+            volume_mount_group: "",
+            pod_ip: None,
+        };
+        Record::new(raw, true, Secrets::default())
     }
 
     fn volume_id(&self, name: &str) -> VolumeId {

@@ -55,15 +55,7 @@ pub(super) fn publish(
     };
     let parsed = PublishRequest::parse(raw, &secrets, node)
         .map_err(|error| status::of_request_error(&error))?;
-    let record = Record {
-        volume_id,
-        target_path,
-        volume_mount_group: mount.volume_mount_group,
-        read_only: readonly,
-        attributes,
-        secrets,
-    };
-    Ok((parsed, record))
+    Ok((parsed, Record::new(raw, readonly, secrets)))
 }
 
 /// Reads an unpublish request.

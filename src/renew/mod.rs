@@ -212,7 +212,7 @@ impl Renewer {
         let request = found
             .record
             .request(&self.shared.settings.node)
-            .map_err(|error| format!("volume {}: {error}", found.record.volume_id))?;
+            .map_err(|error| format!("volume {}: {error}", found.record.raw().volume_id))?;
         let id = request.volume.clone();
         let origin = Origin::Adopted { volume: found.volume, mounted: found.mounted };
         let task = VolumeTask::spawn(&self.shared, request, found.record, origin);

@@ -4,6 +4,7 @@
 
 mod namespace;
 mod plugin;
+pub mod volume;
 
 #[allow(unused_imports, reason = "no test file uses all of it")]
 pub use namespace::{namespaced, namespaced_async};
