@@ -432,10 +432,11 @@ impl Life {
         blocking(move || {
             let spec = &request.certificate;
             let now = shared.settings.clock.now();
-            let bundle = Bundle::new(key, issued, &spec.template, now).map_err(|error| {
-                let message = "the issuer's answer is not what was asked for and is not used";
-                IssueError::new(IssueErrorKind::BadResponse, message).caused_by(error)
-            })?;
+            let bundle =
+                Bundle::new(key, issued, &spec.template, spec.duration, now).map_err(|error| {
+                    let message = "the issuer's answer is not what was asked for and is not used";
+                    IssueError::new(IssueErrorKind::BadResponse, message).caused_by(error)
+                })?;
             let own_anchors = bundle.trust_anchors().to_vec();
             let validity = bundle.leaf().validity();
             let anchors = trust::anchors(

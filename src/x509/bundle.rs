@@ -135,7 +135,7 @@ pub enum BundleError {
     NearlyExpired {
         /// Its last second.
         not_after: Timestamp,
-        /// From its first to its last second.
+        /// From its first to its last second, or what was asked for if that is less.
         lifetime: Duration,
     },
     /// A bundle read back has no leaf.
@@ -150,7 +150,8 @@ pub enum BundleError {
 }
 
 impl Bundle {
-    /// Checks that `issued` is an answer to what was asked, and orders its chain by signature.
+    /// Checks that `issued` is an answer to what was asked, a certificate from `template` that lasts
+    /// `duration`, and orders its chain by signature.
     ///
     /// Subjects are not compared: many a CA drops the common name or adds an organization.
     ///
@@ -165,6 +166,7 @@ impl Bundle {
         key: Arc<PrivateKey>,
         issued: Issued,
         template: &Template,
+        duration: Duration,
         now: Timestamp,
     ) -> Result<Self, BundleError> {
         let Issued { chain, trust_anchors } = issued;
@@ -182,7 +184,7 @@ impl Bundle {
         check_names(&leaf, template)?;
         check_constraints(&leaf, template)?;
         check_usages(&leaf, template)?;
-        check_life(&leaf, now)?;
+        check_life(&leaf, duration, now)?;
         let (intermediates, trust_anchors) = order(&leaf, &chain, trust_anchors, now)?;
         Ok(Self { key, leaf, intermediates, trust_anchors })
     }
@@ -315,10 +317,11 @@ fn check_usages(leaf: &Certificate, template: &Template) -> Result<(), BundleErr
     Err(BundleError::MissingUsages { missing, granted })
 }
 
-fn check_life(leaf: &Certificate, now: Timestamp) -> Result<(), BundleError> {
+/// What a CA backdates is no part of the life that was asked for.
+fn check_life(leaf: &Certificate, asked: Duration, now: Timestamp) -> Result<(), BundleError> {
     check_holds(leaf, now)?;
     let Validity { not_before, not_after } = leaf.validity();
-    let lifetime = between(not_before, not_after);
+    let lifetime = between(not_before, not_after).min(asked);
     if between(now, not_after) < lifetime / LEAST_LIFE_LEFT {
         return Err(BundleError::NearlyExpired { not_after, lifetime });
     }
@@ -422,7 +425,7 @@ mod tests {
             for algorithm in ALGORITHMS {
                 let (key, template) = (key(algorithm), template(&["web.example"]));
                 let issued = issue(&ca, &template, &key);
-                let bundle = Bundle::new(key, issued, &template, now()).unwrap();
+                let bundle = Bundle::new(key, issued, &template, LIFETIME, now()).unwrap();
                 let saved = Bundle::from_state(&bundle.to_state()).unwrap();
                 assert_eq!(saved.key().algorithm(), algorithm);
                 assert_eq!(saved.leaf(), bundle.leaf());

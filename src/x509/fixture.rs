@@ -18,6 +18,9 @@ pub(super) fn now() -> Timestamp {
     "2026-03-01T12:00:00Z".parse().unwrap()
 }
 
+/// What is asked for where it is certified by [`validity`].
+pub(super) const LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
 /// From an hour ago until in a day.
 pub(super) fn validity() -> Validity {
     let hour = Duration::from_secs(3600);
@@ -85,5 +88,5 @@ pub(super) fn bundle(algorithm: KeyAlgorithm) -> Bundle {
     let ca = intermediate("CN=intermediate", &root("CN=root", KeyAlgorithm::EcdsaP256));
     let (key, template) = (key(algorithm), template(&["web.example"]));
     let issued = issue(&ca, &template, &key);
-    Bundle::new(key, issued, &template, now()).unwrap()
+    Bundle::new(key, issued, &template, LIFETIME, now()).unwrap()
 }
