@@ -1,6 +1,6 @@
 //! NodePublishVolume requests: from the wire to [`PublishRequest`] and [`Record`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use tonic::Status;
@@ -14,9 +14,6 @@ use crate::spec::attributes;
 use crate::spec::request::{NodeContext, PublishRequest, RawRequest, Secrets};
 use crate::spec::volume::{TargetPath, VolumeId};
 use crate::volume::Record;
-
-/// Where kubelet puts service account tokens; they are neither attributes nor passwords.
-const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
 
 /// Reads a publish request.
 ///
@@ -33,7 +30,7 @@ pub(super) fn publish(
         volume_capability,
         readonly,
         secrets,
-        mut volume_context,
+        volume_context,
         ..
     } = request;
     required("volume_id", &volume_id)?;
@@ -43,9 +40,9 @@ pub(super) fn publish(
         return Err(status::invalid("pod.spec.volumes[].csi.readOnly must be set to 'true'"));
     }
 
-    volume_context.remove(TOKENS);
     let attributes: BTreeMap<String, String> = volume_context.into_iter().collect();
-    let secrets = wanted(secrets, &attributes);
+    let secrets = secrets.into_iter().map(|(key, value)| (key, Zeroizing::new(value)));
+    let mut secrets = Secrets(secrets.collect());
     let raw = RawRequest {
         volume_id: &volume_id,
         target_path: &target_path,
@@ -55,6 +52,8 @@ pub(super) fn publish(
     };
     let parsed = PublishRequest::parse(raw, &secrets, node)
         .map_err(|error| status::of_request_error(&error))?;
+    let wanted = attributes::referenced_secret_keys(&attributes);
+    secrets.0.retain(|key, _| wanted.contains(&key.as_str()));
     Ok((parsed, Record::new(raw, readonly, secrets)))
 }
 
@@ -81,13 +80,6 @@ pub(super) fn required(name: &str, value: &str) -> Result<(), Status> {
         return Err(status::invalid(format!("the request has no {name}")));
     }
     Ok(())
-}
-
-/// What of `secrets` the attributes refer to; the rest is wiped.
-fn wanted(secrets: HashMap<String, String>, attributes: &BTreeMap<String, String>) -> Secrets {
-    let keys = attributes::referenced_secret_keys(attributes);
-    let secrets = secrets.into_iter().map(|(key, value)| (key, Zeroizing::new(value)));
-    Secrets(secrets.filter(|(key, _)| keys.contains(&key.as_str())).collect())
 }
 
 fn mount_capability(capability: Option<VolumeCapability>) -> Result<MountVolume, Status> {
@@ -131,23 +123,42 @@ mod tests {
     use tonic::Code;
 
     use super::*;
+    use crate::csi::client::{InlineVolume, Kubelet};
     use crate::csi::proto::csi::volume_capability::{AccessMode, BlockVolume};
 
-    /// What `bend` makes of a request that is right as far as this module can tell.
-    fn refused(bend: impl FnOnce(&mut NodePublishVolumeRequest)) -> (Code, String) {
+    /// What comes of a good request that `bend` has changed.
+    fn read(
+        bend: impl FnOnce(&mut NodePublishVolumeRequest),
+    ) -> Result<(PublishRequest, Record), Status> {
+        let volume = InlineVolume::new(
+            "shop",
+            "web-0",
+            &[
+                ("certmount.dev/issuer-name", "ca"),
+                ("certmount.dev/dns-names", "web.shop.svc"),
+                ("certmount.dev/jks-file", "web.jks"),
+                ("certmount.dev/jks-password-key", "keystore"),
+            ],
+        );
         let mut request = NodePublishVolumeRequest {
-            volume_id: "csi-1".into(),
-            target_path: "/pods/uid/volumes/kubernetes.io~csi/tls/mount".into(),
+            volume_id: volume.id(),
+            target_path: Kubelet::new("/k", "/s").target(&volume).to_str().unwrap().into(),
             volume_capability: Some(VolumeCapability {
                 access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),
                 access_type: Some(AccessType::Mount(MountVolume::default())),
             }),
             readonly: true,
+            secrets: [("keystore".into(), "sesame".into())].into(),
+            volume_context: volume.context(),
             ..Default::default()
         };
         bend(&mut request);
         let node = NodeContext { driver_name: "csi.certmount.dev".into(), node_name: "n".into() };
-        let status = publish(request, &node).unwrap_err();
+        publish(request, &node)
+    }
+
+    fn refused(bend: impl FnOnce(&mut NodePublishVolumeRequest)) -> (Code, String) {
+        let status = read(bend).unwrap_err();
         (status.code(), status.message().to_owned())
     }
 
@@ -186,6 +197,35 @@ mod tests {
             assert_eq!(code, Code::InvalidArgument, "{message}");
             assert!(message.contains(words), "{message:?} does not say {words:?}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_attributes_is_told_with_its_code() {
+        let attribute = |key: &'static str, value: &'static str| {
+            refused(move |request| {
+                request.volume_context.insert(key.to_owned(), value.to_owned());
+            })
+        };
+        let (code, message) = attribute("certmount.dev/dns-name", "web.shop.svc");
+        assert_eq!(code, Code::InvalidArgument);
+        assert!(message.contains("dns-names"), "{message}");
+        let (code, _) = attribute("csi.storage.k8s.io/pod.uid", "another-pod");
+        assert_eq!(code, Code::PermissionDenied);
+    }
+
+    #[test]
+    fn only_the_passwords_that_the_volume_uses_are_kept() {
+        let with = |key: &'static str, value: &'static str| {
+            let bend = move |request: &mut NodePublishVolumeRequest| {
+                request.secrets.insert(key.to_owned(), value.to_owned());
+            };
+            read(bend).unwrap().1
+        };
+        let (parsed, record) = read(|_| {}).unwrap();
+        assert_eq!(parsed.pod.name, "web-0");
+        assert!(record.read_only());
+        assert!(record.same_secrets(&with("other", "thing")));
+        assert!(!record.same_secrets(&with("keystore", "another password")));
     }
 
     #[test]
