@@ -336,8 +336,9 @@ impl Publication {
 
     /// Returns when the volume is mounted with a certificate in it, or with the reason why not yet.
     pub async fn ready(mut self) -> Result<(), NotReady> {
-        if let Ok(progress) = self.progress.wait_for(Progress::is_settled).await {
-            progress.publishable()?;
+        match self.progress.wait_for(Progress::is_settled).await {
+            Ok(progress) => progress.publishable()?,
+            Err(_) => return Err(task::ended()),
         }
         self.target.lock().unwrap_or_else(PoisonError::into_inner).mount()
     }

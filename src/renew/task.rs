@@ -205,18 +205,22 @@ impl VolumeTask {
 impl Target {
     /// Puts the volume on its target path, where it may be already.
     pub(super) fn mount(&mut self) -> Result<(), NotReady> {
-        let result = match &self.volume {
-            Some(volume) => volume.mount_on(&self.path).map_err(|error| with_causes(&error)),
-            None => Err("the volume was unpublished meanwhile".to_owned()),
+        let Some(volume) = &self.volume else {
+            return Err(ended());
         };
-        match result {
-            Ok(()) => {
-                self.mounted = true;
-                Ok(())
-            }
-            Err(message) => Err(NotReady { kind: IssueErrorKind::Node, message, retry_at: None }),
-        }
+        volume.mount_on(&self.path).map_err(|error| {
+            let message = with_causes(&error);
+            NotReady { kind: IssueErrorKind::Node, message, retry_at: None }
+        })?;
+        self.mounted = true;
+        Ok(())
     }
+}
+
+/// The volume's task is at its end, and with it the publishes that wait.
+pub(super) fn ended() -> NotReady {
+    let message = "the volume was unpublished, or the driver restarts; ask again".to_owned();
+    NotReady { kind: IssueErrorKind::Node, message, retry_at: None }
 }
 
 impl Progress {
