@@ -1,1 +1,396 @@
-//! Issuer objects as plain data: `ClusterIssuer` and `Issuer` of `certmount.dev/v1alpha1`.
+//! Issuer objects as plain data: `ClusterIssuer` and `Issuer` of `certmount.dev/v1alpha1`, and the
+//! `Secret`s that they refer to.
+//!
+//! The fields of `spec` have the names that they have in cert-manager's Issuer, so that a spec can
+//! be pasted. Unknown fields are refused: a misspelt one would silently change what is signed.
+//! Nothing here prints the values of a Secret, and they are zeroized.
+
+mod yaml;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::{Error as _, IgnoredAny};
+use serde::{Deserialize, Deserializer};
+use zeroize::Zeroizing;
+
+use super::policy::NamePolicy;
+use super::values;
+
+pub use yaml::{Document, DocumentError, LARGEST_TEXT, parse};
+
+/// The group of our objects.
+pub const GROUP: &str = "certmount.dev";
+
+/// The `apiVersion` of our objects.
+pub const API_VERSION: &str = "certmount.dev/v1alpha1";
+
+/// One object.
+#[derive(Clone, Debug)]
+pub enum Object {
+    /// A `ClusterIssuer` or an `Issuer`.
+    Issuer(Box<IssuerObject>),
+    /// A `Secret`.
+    Secret(SecretObject),
+}
+
+/// A `ClusterIssuer` or an `Issuer`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct IssuerObject {
+    /// `ClusterIssuer` or `Issuer`.
+    pub kind: IssuerKind,
+    /// The namespace that an `Issuer` serves; `None` for a `ClusterIssuer`.
+    pub namespace: Option<String>,
+    /// The name that volumes use.
+    pub name: String,
+    /// What it is.
+    pub spec: IssuerSpec,
+}
+
+/// Whom an issuer serves.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum IssuerKind {
+    /// Every namespace.
+    ClusterIssuer,
+    /// Its own namespace.
+    Issuer,
+}
+
+/// How an issuer signs, and for whom.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct IssuerSpec {
+    /// How it signs.
+    pub method: IssuerMethod,
+    /// For whom; without one, pods get their own names only.
+    pub policy: NamePolicy,
+}
+
+/// How an issuer signs.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum IssuerMethod {
+    /// `ca`: with the key of a CA that this node holds.
+    Ca(CaSpec),
+    /// `selfSigned`: with the certificate's own key.
+    SelfSigned(SelfSignedSpec),
+    /// A method by its name that this build does not have.
+    Unsupported(&'static str),
+}
+
+/// The fields of `selfSigned`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct SelfSignedSpec {
+    /// Where certificates say that their revocation list is.
+    pub crl_distribution_points: Vec<String>,
+}
+
+/// The fields of `ca`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CaSpec {
+    /// Where the CA's certificate and key are.
+    pub source: CaSource,
+    /// Where certificates say that their revocation list is.
+    pub crl_distribution_points: Vec<String>,
+    /// The OCSP responders that certificates name.
+    pub ocsp_servers: Vec<String>,
+    /// Where certificates say that the CA's certificate is.
+    pub issuing_certificate_urls: Vec<String>,
+    /// The longest life of a certificate, whatever is asked for.
+    pub max_duration: Option<Duration>,
+    /// How far before the time of signing certificates become valid, for clocks that are behind.
+    pub backdate: Duration,
+}
+
+/// Where a CA's certificate and key are.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum CaSource {
+    /// Files of the node, or of the driver's own pod; relative paths start at the configuration
+    /// folder.
+    Files(CaFiles),
+    /// The name of a Secret with `tls.crt`, `tls.key` and perhaps `ca.crt`.
+    Secret(String),
+}
+
+/// The fields of `ca.files`: PEM files.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct CaFiles {
+    /// The CA's certificate, then those above it.
+    pub cert_file: PathBuf,
+    /// The CA's private key.
+    pub key_file: PathBuf,
+    /// The trust anchors, where they are not in `cert_file`.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// A `Secret`. Has no way to print its values.
+#[derive(Clone)]
+pub struct SecretObject {
+    /// Its namespace, if it says one.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+    values: BTreeMap<String, Zeroizing<Vec<u8>>>,
+}
+
+impl IssuerObject {
+    /// Ties kind, metadata and spec together.
+    ///
+    /// # Errors
+    ///
+    /// When they do not fit each other; the message says what to change.
+    pub fn new(
+        kind: IssuerKind,
+        namespace: Option<String>,
+        name: String,
+        spec: IssuerSpec,
+    ) -> Result<Self, String> {
+        let from_files =
+            matches!(&spec.method, IssuerMethod::Ca(CaSpec { source: CaSource::Files(_), .. }));
+        match (kind, &namespace) {
+            (IssuerKind::ClusterIssuer, Some(_)) => {
+                Err("a ClusterIssuer has no metadata.namespace: take it out, or use kind: Issuer".to_owned())
+            }
+            (IssuerKind::Issuer, None) => Err(
+                "an Issuer serves one namespace: name it in metadata.namespace, or use kind: ClusterIssuer".to_owned(),
+            ),
+            // Whoever may write Issuers in one namespace must not read the node's files.
+            (IssuerKind::Issuer, Some(_)) if from_files => {
+                Err("ca.files is for a ClusterIssuer only: use ca.secretName".to_owned())
+            }
+            _ => Ok(Self { kind, namespace, name, spec }),
+        }
+    }
+}
+
+impl SecretObject {
+    fn new(
+        namespace: Option<String>,
+        name: String,
+        data: BTreeMap<String, Base64>,
+        string_data: BTreeMap<String, PlainText>,
+    ) -> Self {
+        let data = data.into_iter().map(|(key, Base64(value))| (key, value));
+        // As in Kubernetes, stringData wins.
+        let text = string_data.into_iter().map(|(key, PlainText(value))| (key, value));
+        Self { namespace, name, values: data.chain(text).collect() }
+    }
+
+    /// The value under `key`.
+    pub fn get(&self, key: &str) -> Option<&[u8]> {
+        self.values.get(key).map(|value| value.as_slice())
+    }
+}
+
+impl fmt::Debug for SecretObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretObject")
+            .field("namespace", &self.namespace)
+            .field("name", &self.name)
+            .field("keys", &self.values.keys().collect::<Vec<_>>())
+            .finish()
+    }
+}
+
+impl fmt::Display for IssuerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ClusterIssuer => "ClusterIssuer",
+            Self::Issuer => "Issuer",
+        })
+    }
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Issuer(issuer) => issuer.fmt(f),
+            Self::Secret(secret) => secret.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for IssuerObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.kind)?;
+        display_name(f, self.namespace.as_deref(), &self.name)
+    }
+}
+
+impl fmt::Display for SecretObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret ")?;
+        display_name(f, self.namespace.as_deref(), &self.name)
+    }
+}
+
+fn display_name(f: &mut fmt::Formatter<'_>, namespace: Option<&str>, name: &str) -> fmt::Result {
+    match namespace {
+        Some(namespace) => write!(f, "{namespace}/{name}"),
+        None => f.write_str(name),
+    }
+}
+
+impl<'de> Deserialize<'de> for IssuerSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// Every method that cert-manager's Issuer or ours has.
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields, rename_all = "camelCase")]
+        struct Written {
+            acme: Option<IgnoredAny>,
+            ca: Option<CaSpec>,
+            cert_manager: Option<IgnoredAny>,
+            chained: Option<IgnoredAny>,
+            #[serde(rename = "kubernetesCSR")]
+            kubernetes_csr: Option<IgnoredAny>,
+            self_signed: Option<SelfSignedSpec>,
+            vault: Option<IgnoredAny>,
+            venafi: Option<IgnoredAny>,
+            #[serde(default)]
+            policy: NamePolicy,
+        }
+        let written = Written::deserialize(deserializer)?;
+        let unsupported = |field: Option<IgnoredAny>, name| {
+            field.map(|_| (name, IssuerMethod::Unsupported(name)))
+        };
+        let mut methods = [
+            unsupported(written.acme, "acme"),
+            written.ca.map(|ca| ("ca", IssuerMethod::Ca(ca))),
+            unsupported(written.cert_manager, "certManager"),
+            unsupported(written.chained, "chained"),
+            unsupported(written.kubernetes_csr, "kubernetesCSR"),
+            written.self_signed.map(|spec| ("selfSigned", IssuerMethod::SelfSigned(spec))),
+            unsupported(written.vault, "vault"),
+            unsupported(written.venafi, "venafi"),
+        ]
+        .into_iter()
+        .flatten();
+        match (methods.next(), methods.next()) {
+            (Some((_, method)), None) => Ok(Self { method, policy: written.policy }),
+            (Some((first, _)), Some((second, _))) => Err(D::Error::custom(format!(
+                "spec has both {first} and {second}: an issuer signs in one way, so make two"
+            ))),
+            (None, _) => Err(D::Error::custom(
+                "spec does not say how to sign: write selfSigned: {} or ca: {secretName: …}",
+            )),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for CaSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Default, Deserialize)]
+        #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+        struct Written {
+            secret_name: Option<String>,
+            files: Option<CaFiles>,
+            crl_distribution_points: Vec<String>,
+            ocsp_servers: Vec<String>,
+            #[serde(rename = "issuingCertificateURLs")]
+            issuing_certificate_urls: Vec<String>,
+            #[serde(deserialize_with = "some_duration")]
+            max_duration: Option<Duration>,
+            #[serde(deserialize_with = "some_duration_or_zero")]
+            backdate: Option<Duration>,
+        }
+        let written = Written::deserialize(deserializer)?;
+        let source = match (written.secret_name, written.files) {
+            (Some(name), None) if is_object_name(&name) => CaSource::Secret(name),
+            (Some(name), None) => {
+                return Err(D::Error::custom(format!(
+                    "secretName {} is not the name of a Secret",
+                    values::quoted(&name)
+                )));
+            }
+            (None, Some(files)) => CaSource::Files(files),
+            (Some(_), Some(_)) => {
+                return Err(D::Error::custom("ca has both secretName and files: take one out"));
+            }
+            (None, None) => {
+                return Err(D::Error::custom(
+                    "ca does not say where its key is: write secretName, or files with certFile and keyFile",
+                ));
+            }
+        };
+        Ok(Self {
+            source,
+            crl_distribution_points: written.crl_distribution_points,
+            ocsp_servers: written.ocsp_servers,
+            issuing_certificate_urls: written.issuing_certificate_urls,
+            max_duration: written.max_duration,
+            backdate: written.backdate.unwrap_or(DEFAULT_BACKDATE),
+        })
+    }
+}
+
+/// Clocks of machines that keep time at all are nearer to each other than this.
+const DEFAULT_BACKDATE: Duration = Duration::from_secs(300);
+
+/// Reads a span of time in Go's syntax, for `deserialize_with`.
+pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    values::duration(&text)
+        .map_err(|error| D::Error::custom(format!("{} {error}", values::quoted(&text))))
+}
+
+fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    duration(deserializer).map(Some)
+}
+
+fn some_duration_or_zero<'de, D>(deserializer: D) -> Result<Option<Duration>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let text = String::deserialize(deserializer)?;
+    if matches!(text.as_str(), "0" | "0s" | "0m" | "0h") {
+        return Ok(Some(Duration::ZERO));
+    }
+    values::duration(&text)
+        .map(Some)
+        .map_err(|error| D::Error::custom(format!("{} {error}", values::quoted(&text))))
+}
+
+/// Whether `name` is a DNS subdomain (RFC 1123), as the names of these objects are.
+pub(super) fn is_object_name(name: &str) -> bool {
+    let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    name.len() <= 253
+        && name.split('.').all(|label| {
+            label.starts_with(alphanumeric)
+                && label.ends_with(alphanumeric)
+                && label.chars().all(|c| alphanumeric(c) || c == '-')
+        })
+}
+
+/// A value under `data` of a Secret.
+struct Base64(Zeroizing<Vec<u8>>);
+
+/// A value under `stringData` of a Secret.
+struct PlainText(Zeroizing<Vec<u8>>);
+
+impl<'de> Deserialize<'de> for Base64 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut text = Zeroizing::new(String::deserialize(deserializer)?);
+        text.retain(|c| !c.is_ascii_whitespace());
+        // The error would say a byte of the value.
+        let value = STANDARD.decode(text.as_bytes()).map_err(|_| {
+            D::Error::custom(
+                "a value under data is not base64: encode it, or move it to stringData",
+            )
+        })?;
+        Ok(Self(Zeroizing::new(value)))
+    }
+}
+
+impl<'de> Deserialize<'de> for PlainText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(Zeroizing::new(String::deserialize(deserializer)?.into_bytes())))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -83,6 +83,19 @@ impl DistinguishedName {
         text_of(&common_name.value)
     }
 
+    /// Every attribute in encoding order: its type, by short name where it has one, and its value,
+    /// which is `#` and the hex digits of its DER (RFC 4514 §2.4) where it is not text.
+    pub fn attributes(&self) -> impl Iterator<Item = (String, String)> + '_ {
+        let attributes = self.0.iter().flat_map(RelativeDistinguishedName::iter);
+        attributes.map(|attribute| {
+            let value = match text_of(&attribute.value) {
+                Some(text) => text.to_owned(),
+                None => hex_of(&attribute.value),
+            };
+            (type_name(attribute.oid), value)
+        })
+    }
+
     pub(super) fn from_der(der: &[u8]) -> Result<Self, der::Error> {
         RdnSequence::from_der(der).map(Self)
     }
@@ -399,9 +412,7 @@ fn unescape(text: &str) -> Result<String, NameError> {
 fn write_attribute(f: &mut fmt::Formatter<'_>, attribute: &AttributeTypeAndValue) -> fmt::Result {
     let name = type_name(attribute.oid);
     let Some(text) = text_of(&attribute.value).filter(|text| !text.is_empty()) else {
-        write!(f, "{name}=#")?;
-        let der = attribute.value.to_der().map_err(|_| fmt::Error)?;
-        return der.iter().try_for_each(|byte| write!(f, "{byte:02x}"));
+        return write!(f, "{name}={}", hex_of(&attribute.value));
     };
     write!(f, "{name}=")?;
     let last = text.len() - 1;
@@ -431,6 +442,11 @@ fn text_of(value: &Any) -> Option<&str> {
         }
         _ => None,
     }
+}
+
+fn hex_of(value: &Any) -> String {
+    let der = value.to_der().expect("a value of checked length encodes");
+    der.iter().fold("#".to_owned(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
