@@ -215,8 +215,8 @@ fn an_order_under_way_goes_on_with_its_key_after_a_restart() {
         let first = world.ca.last_key();
         world.renewer.drain().await;
         assert!(publish.await.unwrap().is_err(), "the publish ended with its process");
-        world = world.restart().await;
         world.ca.delay.store(0, Ordering::SeqCst);
+        world = world.restart().await;
 
         world.until(|world| world.ca.asked.load(Ordering::SeqCst) == 2).await;
         assert_eq!(world.ca.last_key(), first, "a new key was made");
