@@ -9,7 +9,6 @@
 //! ```
 
 pub mod clock;
-pub mod error;
 
 pub mod x509;
 

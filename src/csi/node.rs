@@ -55,9 +55,7 @@ impl NodeService {
     }
 
     async fn unpublish(&self, request: NodeUnpublishVolumeRequest) -> Result<(), Status> {
-        let Some((volume, target)) = request::unpublish(request)? else {
-            return Ok(());
-        };
+        let (volume, target) = request::unpublish(request)?;
         let removed = self.renewer.unpublish(&volume, &target).await;
         removed.map_err(|error| status::of_volume_error(&error))
     }

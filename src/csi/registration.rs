@@ -19,7 +19,6 @@ use super::proto::pluginregistration::{
     InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse,
 };
 use super::server::{self, BindError, Listener};
-use crate::error::with_causes;
 
 /// The registration of this plugin with kubelet.
 #[derive(Clone, Debug)]
@@ -101,7 +100,7 @@ impl Registration {
                 }
             };
             if let Err(error) = served {
-                tracing::warn!(error = %with_causes(&error), "plugin registration");
+                tracing::warn!(error = %super::status::chain(&error), "plugin registration");
             }
             if shutdown.is_cancelled() {
                 return Ok(());
@@ -111,7 +110,7 @@ impl Registration {
                 match Listener::bind(&self.socket) {
                     Ok(listener) => break listener,
                     Err(error) => {
-                        tracing::warn!(error = %with_causes(&error), "plugin registration");
+                        tracing::warn!(error = %super::status::chain(&error), "plugin registration");
                     }
                 }
                 tokio::select! {

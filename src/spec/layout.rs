@@ -22,7 +22,8 @@ pub struct FileLayout {
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct FileName(String);
 
-/// A password for a keystore: prints nothing, zeroized.
+/// A password that every keystore can have: not empty, no NUL, and no character beyond the Basic
+/// Multilingual Plane. Prints nothing, zeroized.
 pub struct Password(Zeroizing<String>);
 
 /// What one file holds.
@@ -44,12 +45,12 @@ pub enum FileContent {
     JksKeystore {
         /// The name of the entry.
         alias: String,
-        /// Of the store, and of its private key if it has one.
+        /// Of the store.
         password: Password,
     },
     /// JKS: the trust anchors.
     JksTruststore {
-        /// Of the store, and of its private key if it has one.
+        /// Of the store.
         password: Password,
     },
     /// PEM: the private key, then the leaf and the intermediates.
@@ -60,14 +61,14 @@ pub enum FileContent {
     Pkcs12Keystore {
         /// The name of the entry.
         alias: String,
-        /// Of the store, and of its private key if it has one.
+        /// Of the store.
         password: Password,
         /// The algorithms.
         profile: Pkcs12Profile,
     },
     /// PKCS#12: the trust anchors.
     Pkcs12Truststore {
-        /// Of the store, and of its private key if it has one.
+        /// Of the store.
         password: Password,
         /// The algorithms.
         profile: Pkcs12Profile,
@@ -244,14 +245,29 @@ impl TryFrom<&str> for FileName {
 }
 
 impl Password {
-    /// Takes a password as it is.
-    pub fn new(password: &str) -> Self {
-        Self(Zeroizing::new(password.to_owned()))
+    /// Takes a password as it is, with any blanks around it.
+    ///
+    /// # Errors
+    ///
+    /// When some kind of keystore could not have it.
+    pub fn new(password: &str) -> Result<Self, ValueError> {
+        if password.is_empty() {
+            return Err("is an empty password".into());
+        }
+        if !fits_keystores(password) {
+            return Err("is a password with a character that keystores cannot hold".into());
+        }
+        Ok(Self(Zeroizing::new(password.to_owned())))
     }
 
     fn expose(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether UTF-16 without surrogates or NUL can say `text`, which is what PKCS#12 and JKS have.
+pub(super) fn fits_keystores(text: &str) -> bool {
+    text.chars().all(|c| c != '\0' && u32::from(c) <= 0xffff)
 }
 
 impl fmt::Debug for Password {
@@ -273,84 +289,4 @@ impl fmt::Display for FileName {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::{Component, Path};
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn name(text: &str) -> FileName {
-        FileName::try_from(text).unwrap()
-    }
-
-    #[test]
-    fn plain_file_names_are_taken_as_they_are() {
-        for good in ["tls.crt", "a b", ".hidden", "é", "a..b", &"x".repeat(255)] {
-            assert_eq!(name(good).as_str(), good);
-        }
-    }
-
-    #[test]
-    fn names_that_lead_elsewhere_are_refused() {
-        for bad in [
-            "",
-            ".",
-            "..",
-            "..data",
-            "..x",
-            "/etc/passwd",
-            "a/b",
-            "a/",
-            "a\0",
-            "a\n",
-            " a",
-            "a ",
-            "../x",
-            &"x".repeat(256),
-        ] {
-            assert!(FileName::try_from(bad).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn two_files_cannot_have_one_name() {
-        let mut layout = FileLayout::default();
-        layout.insert(name("tls.crt"), FileContent::CertificateChain).unwrap();
-        layout.insert(name("ca.crt"), FileContent::TrustAnchors).unwrap();
-        layout.insert(name("tls.crt"), FileContent::Leaf).unwrap_err();
-        assert_eq!(layout.names().map(FileName::as_str).collect::<Vec<_>>(), ["tls.crt", "ca.crt"]);
-    }
-
-    #[test]
-    fn debug_output_has_no_secrets() {
-        let mut layout = FileLayout::default();
-        let password = Password::new("hunter2");
-        let content = FileContent::JksKeystore { alias: "a".into(), password };
-        layout.insert(name("k.jks"), content).unwrap();
-        let payload = Payload(vec![(name("tls.key"), Zeroizing::new(b"hunter2".to_vec()))]);
-        let printed = format!("{layout:?} {payload:?}");
-        assert!(printed.contains("k.jks") && printed.contains("tls.key"), "{printed}");
-        let bytes = format!("{:?}", b"hunter2");
-        assert!(!printed.contains("hunter2") && !printed.contains(&bytes), "{printed}");
-    }
-
-    proptest! {
-        #[test]
-        fn an_accepted_name_stays_inside_the_directory(
-            any in any::<String>(),
-            tricky in "[./a \\\\\u{0}-]{0,8}",
-        ) {
-            for text in [any, tricky] {
-                if let Ok(name) = FileName::try_from(text.as_str()) {
-                    let path = Path::new(name.as_str());
-                    let parts: Vec<_> = path.components().collect();
-                    prop_assert_eq!(parts.len(), 1);
-                    prop_assert!(matches!(parts[0], Component::Normal(_)));
-                    let joined = Path::new("/v").join(path);
-                    prop_assert_eq!(joined.parent(), Some(Path::new("/v")));
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -219,10 +219,7 @@ impl Secrets {
         // Kubelet adds service account tokens to the keys of the Secret.
         let is_secrets = |key: &str| !key.starts_with("csi.storage.k8s.io/");
         match self.0.get(key).filter(|_| is_secrets(key)) {
-            Some(password) if password.is_empty() => {
-                Err("is an empty key of the Secret that nodePublishSecretRef names".into())
-            }
-            Some(password) => Ok(Password::new(password)),
+            Some(password) => Password::new(password),
             None => {
                 let keys = self.0.keys().map(String::as_str).filter(|key| is_secrets(key));
                 let keys: Vec<_> = keys.collect();
@@ -257,4 +254,4 @@ impl fmt::Debug for RawRequest<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -176,12 +176,14 @@ impl TryFrom<PathBuf> for TargetPath {
         if text.split('/').any(|part| part == "." || part == "..") {
             return refuse("has a '.' or '..' in it");
         }
-        // Components leave out doubled and trailing slashes.
-        let normalised: PathBuf = path.components().collect();
-        if normalised.parent().is_none() {
+        if text.bytes().all(|byte| byte == b'/') {
             return refuse("is the root directory");
         }
-        Ok(Self(normalised))
+        if text.contains("//") || text.ends_with('/') {
+            // Components leave out doubled and trailing slashes.
+            return Ok(Self(path.components().collect()));
+        }
+        Ok(Self(path))
     }
 }
 

@@ -66,8 +66,26 @@ impl DistinguishedName {
     ///
     /// An unknown attribute type, or a value that the type does not allow.
     pub fn push(&mut self, attribute: &str, value: &str) -> Result<(), NameError> {
-        let attribute = text_attribute(attribute_type(attribute)?, value)?;
-        self.0.push(relative_name(vec![attribute])?);
+        self.push_all(attribute, [value])
+    }
+
+    /// Appends one RDN that holds the attribute once for each value, as Go writes an attribute of
+    /// several values; nothing where there is no value.
+    ///
+    /// # Errors
+    ///
+    /// As [`DistinguishedName::push`], and when a value is there twice.
+    pub fn push_all<'a>(
+        &mut self,
+        attribute: &str,
+        values: impl IntoIterator<Item = &'a str>,
+    ) -> Result<(), NameError> {
+        let oid = attribute_type(attribute)?;
+        let values = values.into_iter().map(|value| text_attribute(oid, value));
+        let attributes = values.collect::<Result<Vec<_>, _>>()?;
+        if !attributes.is_empty() {
+            self.0.push(relative_name(attributes)?);
+        }
         Ok(())
     }
 

@@ -12,6 +12,7 @@ macro_rules! attributes {
     })+) => {
         /// The attributes by name, for parsers.
         #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+        #[expect(clippy::enum_variant_names, reason = "variants are called as the attributes are")]
         pub(in crate::spec) enum Name { $($($id,)+)+ }
 
         impl Name {
@@ -77,14 +78,15 @@ attributes! {
         IsCa "is-ca" CertManager, Syntax::Boolean, "`false`",
             "Whether the certificate may sign others.";
         MaxPathLen "max-path-len" Certmount, Syntax::Number, "no limit",
-            "How many more CAs may follow a CA in a chain, 0 to 255; with `is-ca` only.";
+            "How many CAs may come after this one in a chain, 0 to 255; with `is-ca` only.";
         KeyUsages "key-usages" CertManager, Syntax::List, "`digital signature,key encipherment`",
             "Key usages and extended key usages, by cert-manager's names: `signing`, \
              `digital signature`, `content commitment`, `key encipherment`, `key agreement`, \
              `data encipherment`, `cert sign`, `crl sign`, `encipher only`, `decipher only`, `any`, \
              `server auth`, `client auth`, `code signing`, `email protection`, `s/mime`, \
              `ipsec end system`, `ipsec tunnel`, `ipsec user`, `timestamping`, `ocsp signing`, \
-             `microsoft sgc`, `netscape sgc`.";
+             `microsoft sgc`, `netscape sgc`; or object identifiers of extended key usages, such as \
+             `1.3.6.1.5.2.3.5`.";
     }
 
     Key {

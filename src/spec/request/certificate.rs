@@ -8,7 +8,8 @@ use crate::spec::attributes::{Name, Prefix};
 use crate::spec::values::{self, ValueError};
 use crate::spec::volume::IssuerRef;
 use crate::x509::{
-    BasicConstraints, DistinguishedName, GeneralName, KeyAlgorithm, KeyUsage, KeyUsages, Template,
+    BasicConstraints, DistinguishedName, GeneralName, KeyAlgorithm, KeyUsage, KeyUsages, NameError,
+    Template,
 };
 
 /// Reads everything that decides what the certificate says and when it is renewed.
@@ -127,15 +128,12 @@ fn subject(reader: &mut Reader<'_>) -> DistinguishedName {
             Name::CommonName | Name::SerialNumber => Ok(vec![text.into_owned()]),
             _ => values::csv(&text),
         };
-        match values {
-            Ok(values) => {
-                for value in values {
-                    if let Err(error) = subject.push(attribute, &value) {
-                        reader.refuse(name, format_args!(": {error}"));
-                    }
-                }
-            }
-            Err(error) => reader.refuse(name, format_args!(" {error}")),
+        let pushed = match &values {
+            Ok(values) => subject.push_all(attribute, values.iter().map(String::as_str)),
+            Err(error) => Err(NameError(error.to_string())),
+        };
+        if let Err(error) = pushed {
+            reader.refuse(name, format_args!(": {error}"));
         }
     }
     subject

@@ -3,7 +3,7 @@
 use super::Ownership;
 use super::reader::Reader;
 use crate::spec::attributes::{Name, Prefix};
-use crate::spec::layout::{FileContent, FileLayout, FileName, Password};
+use crate::spec::layout::{FileContent, FileLayout, FileName, Password, fits_keystores};
 use crate::spec::values::{self, ValueError, quoted};
 use crate::x509::{KeyAlgorithm, KeyEncoding, Pkcs12Profile};
 
@@ -149,9 +149,9 @@ impl Files<'_, '_> {
     fn alias(&mut self, attribute: Name) -> String {
         const DEFAULT: &str = "certificate";
         let given = self.reader.parse(attribute, |text| {
-            match text.len() <= 255 && !text.contains(char::is_control) {
+            match text.len() <= 255 && !text.contains(char::is_control) && fits_keystores(text) {
                 true => Ok(text.to_owned()),
-                false => Err("must be at most 255 bytes without control characters".into()),
+                false => Err("must be at most 255 bytes of plain letters".into()),
             }
         });
         given.unwrap_or_else(|| DEFAULT.to_owned())

@@ -231,21 +231,26 @@ impl<'a> Reader<'a> {
     pub(super) fn password(&mut self, in_clear: Name, by_key: Name) -> Option<Password> {
         let clear = self.given[in_clear as usize].map(|given| given.value);
         let key = self.given[by_key as usize].map(|given| given.value);
-        match (clear, key) {
-            (None, None) => None,
-            (Some(clear), None) => Some(Password::new(clear)),
+        let (name, password) = match (clear, key) {
+            (None, None) => return None,
             (Some(_), Some(_)) => {
                 let other = by_key.attribute().name;
                 self.refuse(in_clear, format_args!(" is given beside {other}: keep one of them"));
+                return None;
+            }
+            (Some(clear), None) => (in_clear, Password::new(clear)),
+            (None, Some(key)) => (by_key, self.secrets.password(key)),
+        };
+        match (password, key) {
+            (Ok(password), _) => Some(password),
+            (Err(error), Some(key)) => {
+                self.refuse(name, format_args!(" {} {error}", quoted(key)));
                 None
             }
-            (None, Some(key)) => match self.secrets.password(key) {
-                Ok(password) => Some(password),
-                Err(error) => {
-                    self.refuse(by_key, format_args!(" {} {error}", quoted(key)));
-                    None
-                }
-            },
+            (Err(error), None) => {
+                self.refuse(name, format_args!(" {error}"));
+                None
+            }
         }
     }
 }
