@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap_complete::Shell;
+use clap_mangen::Man;
 
 /// Print shell completions
 #[derive(Debug, clap::Args)]
@@ -31,16 +32,49 @@ impl Args {
 pub(super) fn man() -> Result<ExitCode> {
     let mut command = super::command();
     command.build();
+    let man = Man::new(command.clone());
     let mut page = Vec::new();
-    clap_mangen::Man::new(command.clone()).render(&mut page)?;
-    for subcommand in command.get_subcommands().filter(|command| !command.is_hide_set()) {
-        let man = clap_mangen::Man::new(subcommand.clone());
-        writeln!(page, ".SH \"CERTMOUNT {}\"", subcommand.get_name().to_uppercase())?;
-        man.render_description_section(&mut page)?;
-        man.render_synopsis_section(&mut page)?;
-        man.render_options_section(&mut page)?;
-        man.render_extra_section(&mut page)?;
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_extra_section(&mut page)?;
+    for subcommand in leaves(&command) {
+        let man = Man::new(subcommand.clone());
+        let name = subcommand.get_display_name().unwrap_or_default().replace('-', " ");
+        writeln!(page, ".SH \"{}\"", name.to_uppercase())?;
+        for part in [
+            Man::render_synopsis_section,
+            Man::render_description_section,
+            Man::render_options_section,
+            Man::render_extra_section,
+        ] {
+            let mut section = Vec::new();
+            part(&man, &mut section)?;
+            for line in String::from_utf8(section)?.lines().filter(|line| !is_preamble(line)) {
+                // One level down: it is a part of the command's own section.
+                writeln!(page, "{}", line.replace(".SH ", ".SS "))?;
+            }
+        }
     }
+    man.render_version_section(&mut page)?;
     io::stdout().write_all(&page)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// How a page quotes apostrophes; once for each page is enough.
+fn is_preamble(line: &str) -> bool {
+    line.starts_with(".ie ") || line.starts_with(".el ")
+}
+
+/// The commands that do something, those of `ca` too.
+fn leaves(command: &clap::Command) -> Vec<&clap::Command> {
+    let visible = command
+        .get_subcommands()
+        .filter(|command| !command.is_hide_set() && command.get_name() != "help");
+    visible
+        .flat_map(|command| match leaves(command) {
+            none if none.is_empty() => vec![command],
+            leaves => leaves,
+        })
+        .collect()
 }

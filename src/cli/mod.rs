@@ -63,7 +63,8 @@ Start here:
   certmount inspect                 what is on this node?
 
 Exit codes: 0 all is well; 1 something failed or was found wrong; 2 called wrongly.
-Each flag with a default or an [env: …] name can also be set there; the flag wins.";
+Flags that keep their value for a node are read from the environment too, --data-root for example
+from CERTMOUNT_DATA_ROOT; the flag wins.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

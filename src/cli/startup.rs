@@ -1,16 +1,17 @@
 //! What must hold before the driver starts, and what it takes from itself so that it leaks less.
 
-use std::fs::{DirBuilder, File};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::unistd::{AccessFlags, access};
+
+/// Reads a path that must not depend on the working directory.
+pub(super) fn absolute_path(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err("write an absolute path".to_owned()) }
+}
 
 /// Refuses paths that do not fit into a socket address (`sun_path` in unix(7), less the final NUL).
 pub(super) fn check_socket_path(path: &Path) -> Result<()> {
@@ -26,53 +27,24 @@ pub(super) fn check_socket_path(path: &Path) -> Result<()> {
 
 /// Refuses to start where mounting cannot work.
 pub(super) fn check_may_mount() -> Result<()> {
+    const STATUS: &str = "/proc/self/status";
     let status =
-        std::fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
-    let capabilities = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .context("/proc/self/status does not tell this process's capabilities")?;
-    const CAP_SYS_ADMIN: u32 = 21;
-    if capabilities & (1 << CAP_SYS_ADMIN) == 0 {
-        bail!(
-            "this process may not mount (it lacks CAP_SYS_ADMIN): run it as root, in a container \
-             with securityContext.privileged: true; to try it out without root, put \
-             `certmount in-namespace --` in front"
-        );
-    }
+        std::fs::read_to_string(STATUS).with_context(|| format!("cannot read {STATUS}"))?;
+    ensure!(
+        has_cap_sys_admin(&status),
+        "this process may not mount (it lacks CAP_SYS_ADMIN): run it as root, in Kubernetes with \
+         securityContext.privileged: true; to try it out without root, put `certmount \
+         in-namespace --` in front"
+    );
     Ok(())
 }
 
-/// Holds a data root for this process alone, as long as it lives and however it ends.
-#[derive(Debug)]
-pub(super) struct DataRootLock {
-    _held: Flock<File>,
-}
-
-/// Makes the data root if need be and locks it.
-pub(super) fn lock_data_root(root: &Path) -> Result<DataRootLock> {
-    ensure!(root.is_absolute(), "the data root {} is not an absolute path", root.display());
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o750)
-        .create(root)
-        .with_context(|| format!("cannot make the data root {}", root.display()))?;
-    access(root, AccessFlags::W_OK | AccessFlags::X_OK)
-        .with_context(|| format!("the data root {} is not writable", root.display()))?;
-    let folder = File::open(root)
-        .with_context(|| format!("cannot open the data root {}", root.display()))?;
-    match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
-        Ok(held) => Ok(DataRootLock { _held: held }),
-        Err((_, Errno::EWOULDBLOCK)) => bail!(
-            "another certmount is using the data root {}: stop it first, or give this one its own \
-             --data-root (two drivers need two names, endpoints and data roots)",
-            root.display()
-        ),
-        Err((_, errno)) => {
-            Err(errno).with_context(|| format!("cannot lock the data root {}", root.display()))
-        }
-    }
+/// Reads the effective capabilities out of proc_pid_status(5).
+fn has_cap_sys_admin(status: &str) -> bool {
+    const CAP_SYS_ADMIN: u32 = 21;
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    bits.is_some_and(|bits| bits & (1 << CAP_SYS_ADMIN) != 0)
 }
 
 /// Keeps private keys in this process's memory out of core files, and out of reach of other
@@ -95,20 +67,12 @@ mod tests {
     }
 
     #[test]
-    fn a_data_root_is_locked_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().join("data");
-        let lock = lock_data_root(&root).unwrap();
-        let error = lock_data_root(&root).unwrap_err();
-        assert!(error.to_string().contains("another certmount is using"), "{error}");
-        drop(lock);
-        lock_data_root(&root).unwrap();
-    }
-
-    #[test]
-    fn a_data_root_that_is_a_file_is_told() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let error = lock_data_root(file.path()).unwrap_err();
-        assert!(error.to_string().contains("data root"), "{error}");
+    fn who_may_mount_is_read_from_the_capabilities() {
+        assert!(has_cap_sys_admin("Name:\tx\nCapEff:\t000001ffffffffff\n"));
+        assert!(has_cap_sys_admin("CapEff:\t0000000000200000\n"));
+        // An ordinary container's root.
+        assert!(!has_cap_sys_admin("CapPrm:\t000001ffffffffff\nCapEff:\t00000000a80425fb\n"));
+        assert!(!has_cap_sys_admin("CapEff:\t0000000000000000\n"));
+        assert!(!has_cap_sys_admin(""));
     }
 }

@@ -7,7 +7,6 @@
 //! | `/metrics` | OpenMetrics text |
 //! | `/v1/volumes` | JSON list of [`VolumeStatus`](crate::renew::VolumeStatus), on the admin socket only: pod and certificate names are not for everyone on the network |
 
-use std::future::Future;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -39,22 +38,14 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
-    /// Serves probes and metrics on `listener` until `shutdown` completes.
-    pub async fn serve_public(
-        self,
-        listener: TcpListener,
-        shutdown: impl Future<Output = ()> + Send + 'static,
-    ) -> io::Result<()> {
-        axum::serve(listener, self.public()).with_graceful_shutdown(shutdown).await
+    /// Serves probes and metrics on `listener` until dropped.
+    pub async fn serve_public(self, listener: TcpListener) -> io::Result<()> {
+        axum::serve(listener, self.public()).await
     }
 
-    /// Serves everything on `listener` until `shutdown` completes.
-    pub async fn serve_admin(
-        self,
-        listener: UnixListener,
-        shutdown: impl Future<Output = ()> + Send + 'static,
-    ) -> io::Result<()> {
-        axum::serve(listener, self.admin()).with_graceful_shutdown(shutdown).await
+    /// Serves everything on `listener` until dropped.
+    pub async fn serve_admin(self, listener: UnixListener) -> io::Result<()> {
+        axum::serve(listener, self.admin()).await
     }
 
     fn public(self) -> Router {

@@ -1,13 +1,27 @@
 //! Where word of the volumes goes: one log line and the metrics for each report.
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::metrics::Metrics;
 use crate::renew::{Outcome, Report};
 
-/// Logs and counts each report until the renewer is gone.
-pub async fn consume(mut reports: mpsc::UnboundedReceiver<Report>, metrics: Metrics) {
-    while let Some(report) = reports.recv().await {
+/// Logs and counts each report until the renewer is gone or, after `stop`, none is left.
+pub async fn consume(
+    mut reports: mpsc::UnboundedReceiver<Report>,
+    metrics: Metrics,
+    stop: CancellationToken,
+) {
+    loop {
+        let report = tokio::select! {
+            biased;
+            report = reports.recv() => report,
+            () = stop.cancelled(), if !reports.is_closed() => {
+                reports.close();
+                continue;
+            }
+        };
+        let Some(report) = report else { return };
         log(&report);
         metrics.observe(&report);
     }

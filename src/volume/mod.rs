@@ -109,7 +109,7 @@ impl Volumes {
             })
         })?;
         let volumes = Self { root: root.clone(), _lock: Arc::new(lock) };
-        for (_, directory) in volumes.directories()? {
+        for (_, directory) in directories(root)? {
             let _ = directory.sweep();
         }
         Ok(volumes)
@@ -117,7 +117,13 @@ impl Volumes {
 
     /// Every mounted volume with a readable record, and an error for each other one, with its id.
     pub fn find(&self) -> Result<Vec<Result<Found, (String, VolumeIoError)>>> {
-        let mounted = self.directories()?.into_iter().filter_map(|(id, found)| match found {
+        Self::look(&self.root)
+    }
+
+    /// The same for a data root that another process may be using: nothing is locked, made or
+    /// swept up, so only to be read.
+    pub fn look(root: &Path) -> Result<Vec<Result<Found, (String, VolumeIoError)>>> {
+        let mounted = directories(root)?.into_iter().filter_map(|(id, found)| match found {
             VolumeDirectory::Mounted(volume) => Some((id, volume)),
             VolumeDirectory::Empty(_) => None,
         });
@@ -183,31 +189,31 @@ impl Volumes {
     fn path(&self, id: &VolumeId) -> PathBuf {
         self.root.join(id.as_str())
     }
+}
 
-    /// The directories below the data root that can be volumes.
-    fn directories(&self) -> Result<Vec<(VolumeId, VolumeDirectory)>> {
-        let list = || -> io::Result<_> {
-            let root = fs::symlink_metadata(&self.root)?.dev();
-            let mut directories = Vec::new();
-            for entry in fs::read_dir(&self.root)? {
-                let Ok(name) = entry?.file_name().into_string() else { continue };
-                let Ok(id) = VolumeId::try_from(name) else { continue };
-                let path = self.path(&id);
-                match fs::symlink_metadata(&path)? {
-                    found if !found.is_dir() => {}
-                    found if found.dev() == root => {
-                        directories.push((id, VolumeDirectory::Empty(path)));
-                    }
-                    found => {
-                        let volume = Volume { directory: path, device: found.dev() };
-                        directories.push((id, VolumeDirectory::Mounted(volume)));
-                    }
+/// The directories below the data root that can be volumes.
+fn directories(root: &Path) -> Result<Vec<(VolumeId, VolumeDirectory)>> {
+    let list = || -> io::Result<_> {
+        let device = fs::symlink_metadata(root)?.dev();
+        let mut directories = Vec::new();
+        for entry in fs::read_dir(root)? {
+            let Ok(name) = entry?.file_name().into_string() else { continue };
+            let Ok(id) = VolumeId::try_from(name) else { continue };
+            let path = root.join(id.as_str());
+            match fs::symlink_metadata(&path)? {
+                found if !found.is_dir() => {}
+                found if found.dev() == device => {
+                    directories.push((id, VolumeDirectory::Empty(path)));
+                }
+                found => {
+                    let volume = Volume { directory: path, device: found.dev() };
+                    directories.push((id, VolumeDirectory::Mounted(volume)));
                 }
             }
-            Ok(directories)
-        };
-        list().map_err(|error| VolumeIoError::new("list", &self.root, error))
-    }
+        }
+        Ok(directories)
+    };
+    list().map_err(|error| VolumeIoError::new("list", root, error))
 }
 
 /// A directory below the data root, by whether something is mounted on it.
