@@ -20,7 +20,7 @@ use super::proto::csi::identity_client::IdentityClient;
 use super::proto::csi::node_client::NodeClient;
 use super::proto::csi::volume_capability::{AccessMode, AccessType, MountVolume, access_mode};
 use super::proto::csi::*;
-use super::status;
+use crate::error::with_causes;
 use crate::spec::volume::{PodRef, VolumeId};
 
 /// A kubelet with its root folder and one plugin.
@@ -240,7 +240,7 @@ pub async fn connect(socket: &Path) -> Result<Channel, Status> {
         async { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
     Channel::from_static("http://localhost").connect_with_connector(dial).await.map_err(|error| {
-        Status::unavailable(format!("cannot connect to {name}: {}", status::chain(&error)))
+        Status::unavailable(format!("cannot connect to {name}: {}", with_causes(&error)))
     })
 }
 

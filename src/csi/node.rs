@@ -55,7 +55,9 @@ impl NodeService {
     }
 
     async fn unpublish(&self, request: NodeUnpublishVolumeRequest) -> Result<(), Status> {
-        let (volume, target) = request::unpublish(request)?;
+        let Some((volume, target)) = request::unpublish(request)? else {
+            return Ok(());
+        };
         let removed = self.renewer.unpublish(&volume, &target).await;
         removed.map_err(|error| status::of_volume_error(&error))
     }

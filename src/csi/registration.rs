@@ -19,6 +19,7 @@ use super::proto::pluginregistration::{
     InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse,
 };
 use super::server::{self, BindError, Listener};
+use crate::error::with_causes;
 
 /// The registration of this plugin with kubelet.
 #[derive(Clone, Debug)]
@@ -100,7 +101,7 @@ impl Registration {
                 }
             };
             if let Err(error) = served {
-                tracing::warn!(error = %super::status::chain(&error), "plugin registration");
+                tracing::warn!(error = %with_causes(&error), "plugin registration");
             }
             if shutdown.is_cancelled() {
                 return Ok(());
@@ -110,7 +111,7 @@ impl Registration {
                 match Listener::bind(&self.socket) {
                     Ok(listener) => break listener,
                     Err(error) => {
-                        tracing::warn!(error = %super::status::chain(&error), "plugin registration");
+                        tracing::warn!(error = %with_causes(&error), "plugin registration");
                     }
                 }
                 tokio::select! {

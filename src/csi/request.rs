@@ -57,21 +57,26 @@ pub(super) fn publish(
     Ok((parsed, Record::new(raw, readonly, secrets)))
 }
 
-/// Reads an unpublish request.
+/// Reads an unpublish request. `None` where the path is not one that kubelet makes for the volume:
+/// nothing of ours can be there, and what others have there is not ours to remove.
 ///
 /// # Errors
 ///
 /// `INVALID_ARGUMENT` when the id or the path is missing or malformed.
 pub(super) fn unpublish(
     request: NodeUnpublishVolumeRequest,
-) -> Result<(VolumeId, TargetPath), Status> {
+) -> Result<Option<(VolumeId, TargetPath)>, Status> {
     let NodeUnpublishVolumeRequest { volume_id, target_path } = request;
     required("volume_id", &volume_id)?;
     required("target_path", &target_path)?;
     let volume = VolumeId::try_from(volume_id).map_err(|error| status::invalid(error.0))?;
     let target = TargetPath::try_from(PathBuf::from(target_path))
         .map_err(|error| status::invalid(error.0))?;
-    Ok((volume, target))
+    let ours = match target.pod_uid_and_volume_name() {
+        Ok((pod_uid, _)) => volume.belongs_to(&target, pod_uid).is_ok(),
+        Err(_) => false,
+    };
+    Ok(ours.then_some((volume, target)))
 }
 
 /// Checks that a field is there.
@@ -257,6 +262,19 @@ mod tests {
             assert_eq!(status.code(), Code::InvalidArgument);
             assert!(status.message().contains(words), "{:?}", status.message());
         }
-        assert!(unpublish("csi-1", "/t/mount").is_ok());
+    }
+
+    #[test]
+    fn an_unpublish_touches_only_paths_that_kubelet_makes() {
+        let volume = InlineVolume::new("shop", "web-0", &[]);
+        let target = Kubelet::new("/k", "/s").target(&volume);
+        let ours = |volume_id: String, target_path: &str| {
+            let target_path = target_path.to_owned();
+            unpublish(NodeUnpublishVolumeRequest { volume_id, target_path }).unwrap().is_some()
+        };
+        assert!(ours(volume.id(), target.to_str().unwrap()));
+        assert!(!ours(volume.id(), "/etc"));
+        assert!(!ours(volume.id(), "/k/pods/other/volumes/kubernetes.io~csi/tls/mount"));
+        assert!(!ours("csi-1".to_owned(), target.to_str().unwrap()));
     }
 }

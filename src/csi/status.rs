@@ -9,6 +9,7 @@ use std::error::Error;
 
 use tonic::{Code, Status};
 
+use crate::error::with_causes;
 use crate::issuer::IssueErrorKind;
 use crate::renew::{NotReady, PublishError};
 use crate::spec::request::{RequestError, RequestErrorKind};
@@ -76,22 +77,7 @@ pub(super) fn invalid(message: impl Into<String>) -> Status {
 }
 
 fn status(code: Code, error: &dyn Error) -> Status {
-    Status::new(code, fit(chain(error)))
-}
-
-/// An error and its causes on one line. A cause that the text before it ends with is not said twice.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let says = error.to_string();
-        if !text.ends_with(&says) {
-            text.push_str(": ");
-            text.push_str(&says);
-        }
-        cause = error.source();
-    }
-    text
+    Status::new(code, fit(with_causes(error)))
 }
 
 /// One line of bounded length: parts of it may come from a pod or a CA.

@@ -26,6 +26,7 @@ pub use status::{Phase, VolumeStatus};
 use task::{Origin, Progress, SharedTarget, VolumeTask};
 
 use crate::clock::{Clock, Timestamp};
+use crate::error::with_causes;
 use crate::issuer::{IssueErrorKind, Issuers};
 use crate::spec::policy::PolicyDenied;
 use crate::spec::request::{NodeContext, PublishRequest};
@@ -438,16 +439,4 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
-}
-
-/// An error and its causes on one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

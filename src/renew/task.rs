@@ -17,9 +17,9 @@ use super::backoff::{self, Stake};
 use super::schedule::{self, Seed};
 use super::{
     NotReady, Outcome, Phase, PublishError, Shared, Subject, VolumeStatus, blocking, trust,
-    with_causes,
 };
 use crate::clock::Timestamp;
+use crate::error::with_causes;
 use crate::issuer::{HandleStore, IssueError, IssueErrorKind, Issuer, Order};
 use crate::spec::request::{CertificateSpec, PublishRequest};
 use crate::spec::volume::TargetPath;

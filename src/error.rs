@@ -1,0 +1,45 @@
+//! Errors as text for people.
+//!
+//! The `Display` of certmount's errors says its own part only; whoever hands an error to a person
+//! puts the causes behind it, here and once.
+
+use std::error::Error;
+
+/// An error and its causes on one line. A cause that the text before it ends with, as libraries
+/// like to write it, is not said twice.
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let says = error.to_string();
+        if !text.ends_with(&says) {
+            text.push_str(": ");
+            text.push_str(&says);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{says}")]
+    struct Link {
+        says: &'static str,
+        source: Option<Box<Link>>,
+    }
+
+    fn link(says: &'static str, source: Option<Link>) -> Link {
+        Link { says, source: source.map(Box::new) }
+    }
+
+    #[test]
+    fn each_cause_is_said_once() {
+        let chain =
+            link("cannot mount: no memory", Some(link("no memory", Some(link("twelve", None)))));
+        assert_eq!(with_causes(&chain), "cannot mount: no memory: twelve");
+    }
+}
