@@ -6,11 +6,13 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct IssueError {
+    /// Whose fault it is.
     pub kind: IssueErrorKind,
     /// What went wrong and what to do, fit for a pod's owner to read.
     pub message: String,
     /// How long the CA asked us to stay away.
     pub retry_after: Option<Duration>,
+    /// What caused it.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -35,9 +37,12 @@ pub enum IssueErrorKind {
 }
 
 impl IssueError {
+    /// An error without a cause, to be tried again whenever the renewer likes.
     pub fn new(kind: IssueErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), retry_after: None, source: None }
     }
+
+    /// The same with its cause.
     #[must_use]
     pub fn caused_by(self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self { source: Some(source.into()), ..self }

@@ -3,23 +3,29 @@
 //! An issuer turns an [`Order`] into an [`Issued`] chain or into an [`IssueError`] that says whose
 //! fault it is. It never writes a volume, never decides when to renew, and never logs.
 
+mod build;
 mod ca;
 mod error;
 mod registry;
 mod self_signed;
 
 use std::fmt;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use ca::{Ca, CaLimits};
+pub use build::{BuildError, Surroundings, build};
+pub use ca::{Ca, CaError, CaLimits, CaMaterial};
 pub use error::{IssueError, IssueErrorKind};
 pub use registry::{Entry, IssuerKey, IssuerSet, Issuers};
 pub use self_signed::SelfSigned;
 
+use crate::clock::Timestamp;
 use crate::spec::request::CertificateSpec;
 use crate::spec::volume::{PodRef, VolumeId};
-use crate::x509::{Certificate, CertificationRequest, Issued, PrivateKey};
+use crate::x509::{
+    Certificate, CertificationRequest, Issued, KeyUsage, KeyUsages, PrivateKey, Template,
+};
 
 /// A certificate authority, or the way to one.
 #[async_trait]
@@ -32,14 +38,23 @@ pub trait Issuer: fmt::Debug + Send + Sync {
     fn trust_anchors(&self) -> Option<&[Certificate]> {
         None
     }
+
+    /// What an operator should do about this issuer, looked at `now`: a CA that expires soon.
+    fn warning(&self, _now: Timestamp) -> Option<String> {
+        None
+    }
 }
 
 /// One request for one certificate.
 #[derive(Debug)]
 pub struct Order<'a> {
+    /// The volume it is for.
     pub volume: &'a VolumeId,
+    /// The pod it is for.
     pub pod: &'a PodRef,
+    /// What is asked for.
     pub spec: &'a CertificateSpec,
+    /// The same as a PKCS#10 request, for CAs elsewhere.
     pub request: &'a CertificationRequest,
     /// The volume's own key: only `selfSigned` signs with it, and it never leaves the node.
     pub key: &'a PrivateKey,
@@ -53,4 +68,18 @@ pub trait HandleStore: fmt::Debug + Send + Sync {
     fn load(&self) -> Option<String>;
     /// Saves the handle; it is dropped when the order ends, well or not.
     fn save(&self, handle: &str) -> std::io::Result<()>;
+}
+
+/// `template` with the usages that cert-manager gives where none are asked for.
+fn default_usages(template: &Template) -> Template {
+    let mut template = template.clone();
+    if template.usages == KeyUsages::default() {
+        template.usages.key = vec![KeyUsage::DigitalSignature, KeyUsage::KeyEncipherment];
+    }
+    template
+}
+
+/// `start` and `span` after it, or the end of time.
+fn later(start: Timestamp, span: Duration) -> Timestamp {
+    start.saturating_add(span).unwrap_or(Timestamp::MAX)
 }

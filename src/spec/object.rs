@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 
 use super::policy::NamePolicy;
 use super::values;
+use crate::x509::GeneralName;
 
 pub use yaml::{Document, DocumentError, LARGEST_TEXT, parse};
 
@@ -85,6 +86,7 @@ pub enum IssuerMethod {
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct SelfSignedSpec {
     /// Where certificates say that their revocation list is.
+    #[serde(deserialize_with = "uris")]
     pub crl_distribution_points: Vec<String>,
 }
 
@@ -289,9 +291,11 @@ impl<'de> Deserialize<'de> for CaSpec {
         struct Written {
             secret_name: Option<String>,
             files: Option<CaFiles>,
+            #[serde(deserialize_with = "uris")]
             crl_distribution_points: Vec<String>,
+            #[serde(deserialize_with = "uris")]
             ocsp_servers: Vec<String>,
-            #[serde(rename = "issuingCertificateURLs")]
+            #[serde(deserialize_with = "uris", rename = "issuingCertificateURLs")]
             issuing_certificate_urls: Vec<String>,
             #[serde(deserialize_with = "some_duration")]
             max_duration: Option<Duration>,
@@ -353,6 +357,15 @@ where
     values::duration(&text)
         .map(Some)
         .map_err(|error| D::Error::custom(format!("{} {error}", values::quoted(&text))))
+}
+
+/// Reads URIs that certificates can hold, as they are.
+fn uris<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let uris: Vec<String> = Vec::deserialize(deserializer)?;
+    for uri in &uris {
+        GeneralName::uri(uri).map_err(D::Error::custom)?;
+    }
+    Ok(uris)
 }
 
 /// Whether `name` is a DNS subdomain (RFC 1123), as the names of these objects are.

@@ -162,6 +162,7 @@ fn errors_say_where_and_what_to_do() {
             (4, 40),
             "spec.policy[0].isCA: invalid boolean",
         ),
+        (cluster_issuer("{ca: {secretName: x, ocspServers: [ocsp]}}"), (4, 41), "not absolute"),
         (cluster_issuer("[]"), (4, 7), "spec: expected mapping start"),
         (
             "apiVersion: cert-manager.io/v1\nkind: ClusterIssuer\n".to_owned(),
