@@ -115,23 +115,32 @@ impl Record {
     /// Reads the record that [`Record::store`] wrote; `None` where there is none.
     pub(super) fn load(directory: &Directory) -> Result<Option<Self>> {
         let Some(json) = directory.read(OsStr::new(RECORD_FILE))? else { return Ok(None) };
-        let record = parse(&json).map_err(directory.error("read", RECORD_FILE))?;
-        let secrets = match directory.read(OsStr::new(SECRETS_FILE))? {
-            Some(json) => parse_json::<BTreeMap<String, String>>(&json)
-                .map_err(directory.error("read", SECRETS_FILE))?,
-            None => BTreeMap::new(),
-        };
-        Ok(Some(Self {
+        let mut record = Self::from_json(&json).map_err(directory.error("read", RECORD_FILE))?;
+        if let Some(json) = directory.read(OsStr::new(SECRETS_FILE))? {
+            let secrets: BTreeMap<String, String> =
+                parse_json(&json).map_err(directory.error("read", SECRETS_FILE))?;
+            record.secrets.0 =
+                secrets.into_iter().map(|(name, value)| (name, Zeroizing::new(value))).collect();
+        }
+        Ok(Some(record))
+    }
+
+    /// Reads a `record.json`, which holds no secrets.
+    ///
+    /// # Errors
+    ///
+    /// What certmount did not write, or another version of it; the message says what to do.
+    pub fn from_json(json: &[u8]) -> io::Result<Self> {
+        let record = parse(json)?;
+        Ok(Self {
             volume_id: record.volume_id.into_owned(),
             target_path: record.target_path.into_owned(),
             volume_mount_group: record.volume_mount_group.into_owned(),
             pod_ip: record.pod_ip,
             read_only: record.read_only,
             attributes: record.attributes.into_owned(),
-            secrets: Secrets(
-                secrets.into_iter().map(|(name, value)| (name, Zeroizing::new(value))).collect(),
-            ),
-        }))
+            secrets: Secrets::default(),
+        })
     }
 
     /// Whether `directory` holds a record, readable or not.
