@@ -172,7 +172,7 @@ fn a_target_that_cannot_be_is_an_error_and_nothing_is_followed() {
     namespaced(|| {
         let node = Node::new();
         let volume = node.open().create(&node.record("v")).unwrap();
-        let elsewhere = node.directory.path().join("elsewhere");
+        let elsewhere = node.directory().join("elsewhere");
         fs::create_dir(&elsewhere).unwrap();
         let target = node.target("v");
         symlink(&elsewhere, target.as_path()).unwrap();
@@ -180,7 +180,7 @@ fn a_target_that_cannot_be_is_an_error_and_nothing_is_followed() {
         assert!(told.contains("other than a directory"), "{told}");
         assert!(mounts_on(&elsewhere).is_empty());
         volume.mount_on(&node.target("no-parent/v")).unwrap_err();
-        assert!(!node.directory.path().join("pods/no-parent").exists());
+        assert!(!node.directory().join("pods/no-parent").exists());
     });
 }
 
@@ -200,7 +200,7 @@ fn remove_leaves_nothing_and_succeeds_again() {
             assert_eq!(mount_count(), before);
             assert!(!node.target("v").as_path().exists());
             assert!(!node.root().join("v").exists());
-            assert!(node.directory.path().join("pods").exists());
+            assert!(node.directory().join("pods").exists());
         }
         let mut text = String::new();
         open.read_to_string(&mut text).unwrap();
@@ -220,7 +220,7 @@ fn remove_takes_whatever_lies_on_the_target() {
         // No mount, but files, and further down a mount with files that are not ours.
         fs::create_dir_all(target.join("deep/inner")).unwrap();
         fs::write(target.join("deep/file"), "").unwrap();
-        let other = node.directory.path().join("other");
+        let other = node.directory().join("other");
         fs::create_dir(&other).unwrap();
         fs::write(other.join("kept"), "").unwrap();
         let inner = target.join("deep/inner");
@@ -239,7 +239,7 @@ fn remove_takes_whatever_lies_on_the_target() {
         remove();
         assert!(!target.exists());
 
-        assert!(node.directory.path().join("pods").exists());
+        assert!(node.directory().join("pods").exists());
         volumes.remove(&id("v"), &node.target("no-parent/v")).unwrap();
     });
 }
@@ -250,7 +250,7 @@ fn a_target_around_the_data_root_is_refused() {
         let node = Node::new();
         let volumes = node.open();
         node.published(&volumes, "v");
-        let around = node.directory.path().to_owned().try_into().unwrap();
+        let around = node.directory().to_owned().try_into().unwrap();
         let told = error_text(&volumes.remove(&id("v"), &around).unwrap_err());
         assert!(told.contains("the data root lies in it"), "{told}");
         assert!(node.root().join("v/record.json").exists());

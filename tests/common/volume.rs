@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use certmount::spec::layout::{FileName, Payload};
 use certmount::spec::request::{Ownership, RawRequest, Secrets};
@@ -10,21 +10,33 @@ use certmount::spec::volume::{TargetPath, VolumeId};
 use certmount::volume::{Record, Volume, Volumes};
 use zeroize::Zeroizing;
 
-/// A data root and a place for target paths, side by side in a temporary directory.
+/// A data root and a place for target paths, side by side in one directory.
 #[derive(Debug)]
 pub struct Node {
-    pub directory: tempfile::TempDir,
+    directory: PathBuf,
+    /// Removed with the node that made it.
+    _temporary: Option<tempfile::TempDir>,
 }
 
 impl Node {
+    /// A node in a temporary directory of its own.
     pub fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        fs::create_dir(directory.path().join("pods")).unwrap();
-        Self { directory }
+        let temporary = tempfile::tempdir().unwrap();
+        fs::create_dir(temporary.path().join("pods")).unwrap();
+        Self { directory: temporary.path().to_owned(), _temporary: Some(temporary) }
+    }
+
+    /// The same node in another process.
+    pub fn at(directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), _temporary: None }
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     pub fn root(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.directory.join("data")
     }
 
     pub fn open(&self) -> Volumes {
@@ -32,7 +44,7 @@ impl Node {
     }
 
     pub fn target(&self, id: &str) -> TargetPath {
-        TargetPath::try_from(self.directory.path().join("pods").join(id)).unwrap()
+        TargetPath::try_from(self.directory.join("pods").join(id)).unwrap()
     }
 
     pub fn record(&self, id: &str) -> Record {
