@@ -260,6 +260,11 @@ impl Password {
         Ok(Self(Zeroizing::new(password.to_owned())))
     }
 
+    /// Whether it was made with `echo` where `printf` was meant.
+    pub(super) fn ends_with_line_break(&self) -> bool {
+        self.0.ends_with('\n')
+    }
+
     fn expose(&self) -> &str {
         &self.0
     }

@@ -241,6 +241,10 @@ impl<'a> Reader<'a> {
             (Some(clear), None) => (in_clear, Password::new(clear)),
             (None, Some(key)) => (by_key, self.secrets.password(key)),
         };
+        if password.as_ref().is_ok_and(Password::ends_with_line_break) {
+            let name = name.attribute().name;
+            self.warn(format_args!("the password of {name} ends with a line break, which counts"));
+        }
         match (password, key) {
             (Ok(password), _) => Some(password),
             (Err(error), Some(key)) => {

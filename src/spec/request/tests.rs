@@ -689,6 +689,10 @@ fn passwords_and_aliases_fit_keystores() {
     let mut empty = Request::ours().with("jks-file", "j").with("jks-password-key", "k");
     empty.secret("k", "");
     assert!(empty.refused().contains("jks-password-key \"k\" is an empty password"));
+    empty.secret("k", "hunter2\n");
+    let warnings = empty.parsed().warnings;
+    assert!(warnings[0].contains("jks-password-key ends with a line break"), "{warnings:?}");
+    assert!(!warnings[0].contains("hunter2"), "{warnings:?}");
 }
 
 // Who may read.
