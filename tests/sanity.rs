@@ -57,7 +57,7 @@ fn csi_sanity() {
             tonic::transport::Server::builder()
                 .add_service(IdentityServer::new(proxy.clone()))
                 .add_service(ControllerServer::new(proxy.clone()))
-                .add_service(NodeServer::new(proxy.clone()))
+                .add_service(NodeServer::new(proxy))
                 .serve_with_incoming(incoming),
         );
 

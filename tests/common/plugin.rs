@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -132,7 +133,9 @@ impl Plugin {
         let entries = |folder: PathBuf| {
             fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
         };
-        left.extend(entries(self.data_root()));
+        // No volume's name begins with a dot; the driver's own files do.
+        let hidden = |path: &PathBuf| path.file_name().is_some_and(|n| n.as_bytes()[0] == b'.');
+        left.extend(entries(self.data_root()).filter(|path| !hidden(path)));
         for pod in entries(self.path("kubelet").join("pods")) {
             left.extend(entries(pod.join("volumes/kubernetes.io~csi")));
         }
