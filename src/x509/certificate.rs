@@ -130,6 +130,14 @@ impl Certificate {
         &self.0.subject_alt_names
     }
 
+    /// What to call it in a message: the subject, or else its first name.
+    pub(super) fn label(&self) -> String {
+        match self.subject() {
+            subject if subject.is_empty() => self.names().into_iter().next().unwrap_or_default(),
+            subject => subject,
+        }
+    }
+
     /// Subject alternative names of further kinds, for people.
     pub(super) fn other_names(&self) -> &[String] {
         &self.0.other_names
@@ -458,3 +466,6 @@ fn hex(bytes: &[u8]) -> String {
 fn unreadable(reason: &str) -> CertificateError {
     CertificateError::Unreadable(reason.to_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -411,4 +411,108 @@ const CURVES: [(KeyAlgorithm, ObjectIdentifier, &EcdsaSigningAlgorithm); 3] = [
     (KeyAlgorithm::EcdsaP521, oids::SECP_521_R_1, &ECDSA_P521_SHA512_ASN1_SIGNING),
 ];
 
-const PBKDF2_ITERATIONS: u32 = 10_000;
+/// 10 ms of work on a node's core: what a publish can wait for, and fifty times OpenSSL's default.
+const PBKDF2_ITERATIONS: u32 = 100_000;
+
+#[cfg(test)]
+mod tests {
+    use pkcs8::EncryptedPrivateKeyInfoRef;
+    use proptest::prelude::*;
+
+    use super::super::fixture::ALGORITHMS;
+    use super::*;
+
+    #[test]
+    fn every_encoding_is_read_back_as_the_same_key() {
+        for algorithm in ALGORITHMS {
+            let key = PrivateKey::generate(algorithm).unwrap();
+            assert_eq!(key.algorithm(), algorithm);
+            for encoding in [KeyEncoding::Pkcs1, KeyEncoding::Pkcs8, KeyEncoding::Sec1] {
+                let exists = match encoding {
+                    KeyEncoding::Pkcs1 => algorithm == KeyAlgorithm::Rsa2048,
+                    KeyEncoding::Pkcs8 => true,
+                    KeyEncoding::Sec1 => CURVES.iter().any(|(known, ..)| *known == algorithm),
+                };
+                match key.to_pem(encoding) {
+                    Ok(pem) if exists => {
+                        let read = PrivateKey::from_pem(pem.as_bytes()).unwrap();
+                        assert_eq!(read.pkcs8_der(), key.pkcs8_der());
+                        assert_eq!(read.public_key_info(), key.public_key_info());
+                    }
+                    Err(KeyError::Encoding { .. }) if !exists => {}
+                    result => panic!("{algorithm} {encoding}: {result:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_encoding_names_one_that_exists() {
+        let key = PrivateKey::generate(KeyAlgorithm::Ed25519).unwrap();
+        let error = key.to_pem(KeyEncoding::Pkcs1).unwrap_err().to_string();
+        assert_eq!(error, "Ed25519 keys have no PKCS1 encoding; use PKCS8");
+    }
+
+    #[test]
+    fn version_2_keys_become_version_1() {
+        let pair = Ed25519KeyPair::generate().unwrap();
+        let version_2 = pair.to_pkcs8().unwrap();
+        let key = PrivateKey::from_pkcs8_der(version_2.as_ref()).unwrap();
+        assert_eq!(key.pkcs8_der(), pair.to_pkcs8v1().unwrap().as_ref());
+        assert_eq!(key.pkcs8_der().len(), 48);
+    }
+
+    #[test]
+    fn an_encrypted_key_opens_with_its_password_only() {
+        let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap();
+        let pem = key.to_encrypted_pem("pässword").unwrap();
+        let block = pem::blocks(pem.as_bytes()).next().unwrap().unwrap();
+        assert_eq!(block.label, b"ENCRYPTED PRIVATE KEY");
+        let der = block.decode().unwrap();
+        let encrypted = EncryptedPrivateKeyInfoRef::try_from(&der[..]).unwrap();
+        assert_eq!(encrypted.decrypt("pässword").unwrap().as_bytes(), key.pkcs8_der());
+        encrypted.decrypt("password").unwrap_err();
+        assert!(matches!(PrivateKey::from_pem(pem.as_bytes()), Err(KeyError::Encrypted)));
+        assert!(matches!(key.to_encrypted_pem(""), Err(KeyError::EmptyPassword)));
+        assert_ne!(*key.to_encrypted_pem("pässword").unwrap(), *pem);
+    }
+
+    #[test]
+    fn parts_that_do_not_belong_together_are_refused() {
+        let [mine, theirs] = [(); 2].map(|()| {
+            PrivateKey::generate(KeyAlgorithm::EcdsaP256)
+                .unwrap()
+                .to_der(KeyEncoding::Sec1)
+                .unwrap()
+        });
+        let [mine, theirs] = [&mine, &theirs].map(|der| EcPrivateKey::from_der(der).unwrap());
+        let mixed = EcPrivateKey { public_key: theirs.public_key, ..mine };
+        let pem = pem::encode("EC PRIVATE KEY", &mixed.to_der().unwrap());
+        let error = PrivateKey::from_pem(pem.as_bytes()).unwrap_err();
+        assert!(matches!(error, KeyError::Unreadable(_)), "{error}");
+    }
+
+    #[test]
+    fn nothing_of_a_key_is_printed() {
+        let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap();
+        assert_eq!(format!("{key:?}"), "PrivateKey { algorithm: EcdsaP256, .. }");
+    }
+
+    proptest! {
+        #[test]
+        fn no_damage_panics(at in 0..200usize, byte: u8) {
+            let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap();
+            for encoding in [KeyEncoding::Pkcs8, KeyEncoding::Sec1] {
+                let mut der = key.to_der(encoding).unwrap();
+                let at = at % der.len();
+                der[at] = byte;
+                for label in ["PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"] {
+                    if let Ok(read) = PrivateKey::from_pem(pem::encode(label, &der).as_bytes()) {
+                        read.sign(b"message").unwrap();
+                        read.to_der(KeyEncoding::Sec1).unwrap();
+                    }
+                }
+            }
+        }
+    }
+}

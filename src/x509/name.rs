@@ -47,7 +47,7 @@ impl DistinguishedName {
     /// Text that does not follow RFC 4514, an unknown attribute type, or a value that the type
     /// does not allow.
     pub fn from_rfc4514(text: &str) -> Result<Self, NameError> {
-        if text.trim().is_empty() {
+        if text.trim_ascii().is_empty() {
             return Ok(Self::default());
         }
         let mut rdns = Vec::new();
@@ -363,19 +363,22 @@ fn text_attribute(oid: ObjectIdentifier, value: &str) -> Result<AttributeTypeAnd
 fn relative_name(
     attributes: Vec<AttributeTypeAndValue>,
 ) -> Result<RelativeDistinguishedName, NameError> {
-    RelativeDistinguishedName::try_from(attributes)
-        .map_err(|_| NameError("an RDN holds the same attribute twice".to_owned()))
+    let repeated = (1..attributes.len()).any(|n| attributes[..n].contains(&attributes[n]));
+    match RelativeDistinguishedName::try_from(attributes) {
+        Ok(rdn) if !repeated => Ok(rdn),
+        _ => Err(NameError("an RDN holds the same attribute twice".to_owned())),
+    }
 }
 
 fn parse_attribute(text: &str) -> Result<AttributeTypeAndValue, NameError> {
     let (name, value) = text.split_once('=').ok_or_else(|| {
         NameError(format!("{text:?} is not of the form type=value, such as CN=web; escape a comma within a value as \\,"))
     })?;
-    let oid = attribute_type(name.trim())?;
-    let value = value.trim_start();
+    let oid = attribute_type(name.trim_ascii())?;
+    let value = value.trim_ascii_start();
     match value.strip_prefix('#') {
         Some(hex) => {
-            let value = unhex(hex.trim_end()).and_then(|der| Any::from_der(&der).ok());
+            let value = unhex(hex.trim_ascii_end()).and_then(|der| Any::from_der(&der).ok());
             let value = value.ok_or_else(|| {
                 NameError(format!("{text:?}: what follows # is not the hex digits of a DER value"))
             })?;
@@ -395,7 +398,7 @@ fn split_unescaped(text: &str, separator: char) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Undoes the escapes of RFC 4514 §2.4 and drops unescaped spaces at the end.
+/// Undoes the escapes of RFC 4514 §2.4 and drops unescaped white space at the end.
 fn unescape(text: &str) -> Result<String, NameError> {
     let wrong = |reason: &str| NameError(format!("{text:?} {reason}"));
     let mut bytes = Vec::with_capacity(text.len());
@@ -407,7 +410,7 @@ fn unescape(text: &str) -> Result<String, NameError> {
                 return Err(wrong(&format!("has the character {c:?}; escape it with a backslash")));
             }
             bytes.extend(c.encode_utf8(&mut [0; 4]).bytes());
-            kept = if c == ' ' { kept } else { bytes.len() };
+            kept = if c.is_ascii_whitespace() { kept } else { bytes.len() };
             continue;
         }
         match rest.next() {
@@ -474,3 +477,6 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     };
     Some(pairs.iter().map(|[high, low]| (high << 4 | low) as u8).collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -100,3 +100,65 @@ pub(super) fn encode(label: &str, der: &[u8]) -> String {
     der::pem::encode_string(label, LineEnding::LF, der)
         .expect("a label of ours and a body that fits in memory always encode")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::KeyAlgorithm;
+    use super::super::fixture::*;
+    use super::*;
+
+    #[test]
+    fn certificates_are_found_among_other_things() {
+        let bundle = bundle(KeyAlgorithm::EcdsaP256);
+        let [first, second] = [bundle.leaf(), &bundle.intermediates()[0]];
+        let key = bundle.key().to_pem(super::super::KeyEncoding::Pkcs8).unwrap();
+        let [one, two] = [first, second].map(|certificate| chain_to_pem([certificate]));
+        let indented = two.replace('\n', "\r\n  ");
+        for text in [
+            chain_to_pem([first, second]),
+            format!("Bag Attributes\n  x: y\n{one}\n\nsubject=CN=b\n{}{two}", *key),
+            format!("\u{feff}{one}{indented}"),
+            format!("{}{}", one.trim_end(), two.trim_end()),
+        ] {
+            let read = certificates_from_pem(text.as_bytes()).unwrap();
+            assert_eq!(read, [first.clone(), second.clone()], "{text}");
+        }
+        assert_eq!(certificates_from_pem(b"").unwrap(), []);
+        assert_eq!(certificates_from_pem(key.as_bytes()).unwrap(), []);
+    }
+
+    #[test]
+    fn lines_are_of_64_characters_and_end_in_a_newline() {
+        let pem = chain_to_pem([bundle(KeyAlgorithm::EcdsaP256).leaf()]);
+        let lines: Vec<_> = pem.lines().collect();
+        assert_eq!(lines[0], "-----BEGIN CERTIFICATE-----");
+        assert_eq!(lines[1].len(), 64);
+        assert!(pem.ends_with("-----END CERTIFICATE-----\n"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place() {
+        let good = chain_to_pem([bundle(KeyAlgorithm::EcdsaP256).leaf()]);
+        for (bad, reason) in [
+            ("-----BEGIN CERTIFICATE-----\nMA==\n", "no matching END line"),
+            ("-----BEGIN CERTIFICATE", "no matching END line"),
+            ("-----BEGIN CERTIFICATE-----\nMA==\n-----END KEY-----\n", "no matching END line"),
+            ("-----BEGIN CERTIFICATE-----\nM*==\n-----END CERTIFICATE-----\n", "not base64"),
+            ("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n", "not a certificate"),
+        ] {
+            let error = certificates_from_pem(format!("{good}{bad}").as_bytes()).unwrap_err();
+            assert_eq!(error.to_string(), "certificate 2 of the PEM text cannot be read");
+            let causes =
+                std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
+            assert!(causes.map(ToString::to_string).any(|cause| cause.contains(reason)), "{bad}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "(-----(BEGIN|END) (CERTIFICATE|X)?-----|[A-Za-z=\n -]{0,9}){0,9}") {
+            let _ = certificates_from_pem(text.as_bytes());
+            let _ = super::super::PrivateKey::from_pem(text.as_bytes());
+        }
+    }
+}

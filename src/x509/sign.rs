@@ -386,3 +386,6 @@ fn time(timestamp: Timestamp) -> Result<Time, SignError> {
 fn any(der: &[u8]) -> Result<AnyRef<'_>, SignError> {
     AnyRef::from_der(der).map_err(|_| UNENCODABLE)
 }
+
+#[cfg(test)]
+mod tests;
