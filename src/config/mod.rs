@@ -1,1 +1,149 @@
-//! config
+//! Issuers and their Secrets from a folder of YAML files, read once or followed.
+//!
+//! Every `*.yaml`, `*.yml` and `*.json` directly in the folder is read, but those whose name begins
+//! with a dot; each holds any number of objects. What this promises:
+//!
+//! - A change is in force within a second: a file written, replaced or removed, a ConfigMap or
+//!   Secret mount that kubelet swaps, and a change of the files that `ca.files` names. Where the
+//!   kernel cannot tell of changes, and as a safety net, the folder is read every minute.
+//! - A file with an error changes nothing: what it held before stays in force. Where there is no
+//!   before, its right objects are taken. An issuer whose CA is replaced by one that does not fit
+//!   together goes on with the CA it has.
+//! - A file that is gone takes its objects with it.
+//! - Where two objects have one name, the first counts, in order of file name and line.
+//! - Everything that is wrong is a [`Problem`] with its place, and none shows a value of a Secret.
+//!
+//! An `Issuer` finds the Secrets of its own namespace. A `ClusterIssuer` finds one without a
+//! namespace, or else the only one of that name.
+
+mod assemble;
+mod folder;
+mod follow;
+mod root;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tokio::sync::watch;
+
+pub use root::{Root, RootError, RootOptions};
+
+use self::assemble::Assembler;
+use self::folder::Folder;
+use crate::clock::Clock;
+use crate::issuer::{IssuerSet, Issuers};
+use crate::spec::policy::Cluster;
+
+/// A folder, read once.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The issuers in it.
+    pub issuers: IssuerSet,
+    /// What is wrong with it, in order of file and line.
+    pub problems: Vec<Problem>,
+}
+
+/// A folder that is followed, until nobody looks at its issuers any more.
+#[derive(Debug)]
+pub struct Running {
+    /// The issuers as they are now.
+    pub issuers: Issuers,
+    /// What is wrong now, in order of file and line.
+    pub problems: watch::Receiver<Vec<Problem>>,
+}
+
+/// Something that an operator should mend. Holds nothing secret.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Problem {
+    /// The file, or the folder itself.
+    pub file: PathBuf,
+    /// The line, from 1.
+    pub line: u64,
+    /// The column, from 1.
+    pub column: u64,
+    /// Kind and name of the object, where it is known.
+    pub object: Option<String>,
+    /// Whether something does not work.
+    pub severity: Severity,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// How bad a [`Problem`] is.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Severity {
+    /// Something does not work.
+    Error,
+    /// Something will not work before long, or works less well.
+    Warning,
+}
+
+/// Reads the folder `dir`. A folder that cannot be read is a problem of an empty one.
+///
+/// # Errors
+///
+/// Only when `dir` is no path: when it is empty.
+pub fn load(dir: &Path, cluster: &Cluster, clock: &Clock) -> io::Result<Loaded> {
+    let (issuers, problems) = Source::open(dir, cluster.clone(), clock.clone())?.refresh();
+    Ok(Loaded { issuers, problems })
+}
+
+/// Reads the folder `dir`, and follows it in a task of its own.
+///
+/// A folder that is not there yet is followed as well: existing volumes need none to live.
+///
+/// # Errors
+///
+/// As [`load`].
+///
+/// # Panics
+///
+/// Outside of a tokio runtime.
+pub fn start(dir: &Path, cluster: Cluster, clock: Clock) -> io::Result<Running> {
+    let mut source = Source::open(dir, cluster, clock)?;
+    let (first, problems) = source.refresh();
+    let (issuers_out, issuers) = Issuers::channel(first);
+    let (problems_out, problems) = watch::channel(problems);
+    tokio::spawn(follow::follow(source, issuers_out, problems_out));
+    Ok(Running { issuers, problems })
+}
+
+/// A folder and what was made of it.
+struct Source {
+    folder: Folder,
+    assembler: Assembler,
+}
+
+impl Source {
+    fn open(dir: &Path, cluster: Cluster, clock: Clock) -> io::Result<Self> {
+        let dir = std::path::absolute(dir)?;
+        let assembler = Assembler::new(dir.clone(), cluster, clock);
+        Ok(Self { folder: Folder::new(dir), assembler })
+    }
+
+    /// Reads what has changed, and answers what is in force now and what is wrong.
+    fn refresh(&mut self) -> (IssuerSet, Vec<Problem>) {
+        self.folder.refresh();
+        let (issuers, mut problems) = self.assembler.assemble(self.folder.documents());
+        problems.extend(self.folder.problems());
+        problems.sort();
+        (issuers, problems)
+    }
+}
+
+impl Problem {
+    fn in_file(file: &Path, severity: Severity, message: String) -> Self {
+        Self { file: file.to_owned(), line: 1, column: 1, object: None, severity, message }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}: ", self.file.display(), self.line, self.column)?;
+        if let Some(object) = &self.object {
+            write!(f, "{object}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}

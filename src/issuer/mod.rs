@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use build::{BuildError, Surroundings, build};
+pub use build::{BuildError, build};
 pub use ca::{Ca, CaError, CaLimits, CaMaterial};
 pub use error::{IssueError, IssueErrorKind};
 pub use registry::{Entry, IssuerKey, IssuerSet, Issuers};

@@ -369,7 +369,7 @@ fn uris<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Er
 }
 
 /// Whether `name` is a DNS subdomain (RFC 1123), as the names of these objects are.
-pub(super) fn is_object_name(name: &str) -> bool {
+pub fn is_object_name(name: &str) -> bool {
     let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     name.len() <= 253
         && name.split('.').all(|label| {

@@ -1,9 +1,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::issuer::{BuildError, Entry, HandleStore, SelfSigned, Surroundings, build};
-use crate::spec::object::{self, CaSource, IssuerObject, Object};
-use crate::spec::policy::Cluster;
+use crate::error::with_causes;
+use crate::issuer::{BuildError, HandleStore, SelfSigned, build};
+use crate::spec::object::{self, IssuerMethod, Object};
 use crate::spec::request::CertificateSpec;
 use crate::spec::volume::{IssuerRef, PodRef, VolumeId};
 use crate::x509::{
@@ -231,16 +231,12 @@ async fn a_self_signed_leaf_is_its_own_anchor() {
     assert!(issuer.trust_anchors().is_none());
 }
 
-fn surroundings() -> Surroundings {
-    Surroundings { clock: clock(), cluster: Cluster::default() }
-}
-
-fn issuer_object(spec: &str) -> IssuerObject {
+fn method(spec: &str) -> IssuerMethod {
     let text = format!(
         "{{apiVersion: certmount.dev/v1alpha1, kind: ClusterIssuer, metadata: {{name: ca}}, spec: {spec}}}"
     );
     match object::parse(&text).remove(0).unwrap().object {
-        Object::Issuer(issuer) => *issuer,
+        Object::Issuer(issuer) => issuer.spec.method,
         Object::Secret(secret) => panic!("{secret:?}"),
     }
 }
@@ -263,19 +259,16 @@ fn key_pem(key: &PrivateKey) -> String {
     key.to_pem(crate::x509::KeyEncoding::Pkcs8).unwrap().to_string()
 }
 
-fn build_from(values: &BTreeMap<&str, String>) -> Entry {
-    let object = issuer_object("{ca: {secretName: root}}");
-    build(&object, &surroundings(), |source| {
-        assert_eq!(*source, CaSource::Secret("root".to_owned()));
-        Ok(CaMaterial::from_secret(&secret(values))?)
-    })
+fn build_from(values: &BTreeMap<&str, String>) -> Result<Arc<dyn Issuer>, BuildError> {
+    let material = CaMaterial::from_secret(&secret(values))?;
+    build(&method("{ca: {secretName: root}}"), Some(&material), &clock())
 }
 
 #[tokio::test]
 async fn an_issuer_is_built_from_its_object_and_secret() {
     let (certificate, key) = root(lasting(365 * DAY));
     let values = BTreeMap::from([("tls.crt", pem(&certificate)), ("tls.key", key_pem(&key))]);
-    let issuer = build_from(&values).issuer.unwrap();
+    let issuer = build_from(&values).unwrap();
     let bundle = order(&*issuer, &asking_for(DAY)).await.unwrap();
     assert_eq!(bundle.trust_anchors(), [certificate]);
 }
@@ -309,34 +302,33 @@ fn a_secret_that_makes_no_ca_says_why() {
     ] {
         let mut values = good.clone();
         values.insert(name, value);
-        let reason = build_from(&values).issuer.unwrap_err();
+        let reason = with_causes(&build_from(&values).unwrap_err());
         assert!(reason.contains(said), "{name}: {reason}");
     }
 }
 
 #[test]
-fn what_this_build_lacks_is_said_by_the_issuer() {
-    let entry = build(&issuer_object("{vault: {path: x}}"), &surroundings(), |_| unreachable!());
-    assert_eq!(
-        entry.issuer.unwrap_err(),
-        "vault is not supported by this build: use ca or selfSigned"
-    );
-    let entry = build(&issuer_object("{ca: {secretName: x}}"), &surroundings(), |_| {
-        Err(BuildError::Missing("there is no Secret x".to_owned()))
-    });
-    assert_eq!(entry.issuer.unwrap_err(), "there is no Secret x");
+fn what_cannot_be_built_says_why() {
+    for (spec, said) in [
+        ("{vault: {path: x}}", "vault is not supported by this build: use ca or selfSigned"),
+        ("{ca: {secretName: x}}", "the CA's certificate and key are missing"),
+    ] {
+        let error = build(&method(spec), None, &clock()).unwrap_err();
+        assert_eq!(with_causes(&error), said);
+    }
 }
 
 #[tokio::test]
 async fn what_verifiers_look_for_is_in_the_leaf() {
     let (certificate, key) = root(lasting(365 * DAY));
     let values = BTreeMap::from([("tls.crt", pem(&certificate)), ("tls.key", key_pem(&key))]);
-    let object = issuer_object(
+    let method = method(
         "{ca: {secretName: root, crlDistributionPoints: [http://crl.example], \
           ocspServers: [http://ocsp.example], issuingCertificateURLs: [http://aia.example]}}",
     );
-    let entry = build(&object, &surroundings(), |_| Ok(CaMaterial::from_secret(&secret(&values))?));
-    let bundle = order(&*entry.issuer.unwrap(), &asking_for(DAY)).await.unwrap();
+    let material = CaMaterial::from_secret(&secret(&values)).unwrap();
+    let issuer = build(&method, Some(&material), &clock()).unwrap();
+    let bundle = order(&*issuer, &asking_for(DAY)).await.unwrap();
     for uri in ["http://crl.example", "http://ocsp.example", "http://aia.example"] {
         let der = bundle.leaf().der();
         assert!(der.windows(uri.len()).any(|window| window == uri.as_bytes()), "{uri}");
