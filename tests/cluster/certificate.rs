@@ -1,0 +1,61 @@
+//! A pod's certificate as a stranger to certmount sees it: through OpenSSL.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+/// A leaf that verified, with its key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Certificate {
+    /// In hexadecimal.
+    pub(crate) serial: String,
+    /// As `openssl x509 -ext subjectAltName` prints them.
+    pub(crate) names: String,
+    /// The public key, in PEM.
+    pub(crate) public_key: String,
+}
+
+impl Certificate {
+    /// Reads the contents of `tls.crt`, `tls.key` and `ca.crt`, in this order.
+    ///
+    /// # Panics
+    ///
+    /// When the leaf does not verify, or the key is not its key.
+    pub(crate) fn verified(bundle: &str) -> Self {
+        let key_at = bundle.find("-----BEGIN EC PRIVATE").or(bundle.find("-----BEGIN RSA PRIVATE"));
+        let key_at = key_at.or(bundle.find("-----BEGIN PRIVATE")).unwrap();
+        let (chain, rest) = bundle.split_at(key_at);
+        let (key, anchors) = rest.split_at(rest.find("-----BEGIN CERTIFICATE").unwrap());
+
+        let folder = tempfile::tempdir().unwrap();
+        let anchors_file = folder.path().join("ca.crt");
+        std::fs::File::create(&anchors_file).unwrap().write_all(anchors.as_bytes()).unwrap();
+        let anchors_file = anchors_file.to_str().unwrap();
+        openssl(
+            &["verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", anchors_file],
+            chain,
+        );
+
+        let certificate = Self {
+            serial: openssl(&["x509", "-noout", "-serial"], chain),
+            names: openssl(&["x509", "-noout", "-ext", "subjectAltName"], chain),
+            public_key: openssl(&["x509", "-noout", "-pubkey"], chain),
+        };
+        assert_eq!(openssl(&["pkey", "-pubout"], key), certificate.public_key);
+        certificate
+    }
+}
+
+fn openssl(args: &[&str], input: &str) -> String {
+    let mut child = Command::new("openssl")
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "openssl {args:?}: {errors}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}

@@ -1,0 +1,279 @@
+//! The cluster as the tests see it: kubectl, pods with a volume, and the node's own state.
+
+use std::fmt::Debug;
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::certificate::Certificate;
+
+/// The driver's namespace, where `tests/cluster/run` installs the chart.
+pub(crate) const DRIVER_NAMESPACE: &str = "certmount-system";
+const DRIVER: &str = "daemonset/certmount";
+/// Longer than anything takes that goes well, kubelet's waits between two tries included.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Runs `tests/cluster/cluster` with `args`.
+///
+/// # Panics
+///
+/// When it fails, with what it says.
+pub(crate) fn cluster(args: &[&str]) -> String {
+    succeed(args, run(args, ""))
+}
+
+/// Runs kubectl as the administrator.
+///
+/// # Panics
+///
+/// When it fails, with what it says.
+pub(crate) fn kubectl(args: &[&str]) -> String {
+    cluster(&[&["exec", "kubectl"], args].concat())
+}
+
+/// What `look` sees in the end.
+///
+/// # Panics
+///
+/// When it sees nothing for too long.
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// The pod of the driver, once there is one that is ready and no other.
+pub(crate) fn driver_pod() -> String {
+    kubectl(&["-n", DRIVER_NAMESPACE, "rollout", "status", DRIVER, "--timeout=60s"]);
+    eventually("there is one pod of the driver", || {
+        let pods = kubectl(&["-n", DRIVER_NAMESPACE, "get", "pods", "-o", "name"]);
+        let mut pods = pods.lines();
+        Some(pods.next()?.to_owned()).filter(|_| pods.next().is_none())
+    })
+}
+
+/// A namespace that is deleted with all in it when dropped. When the test fails, it first prints
+/// what there is to know.
+#[derive(Debug)]
+pub(crate) struct Namespace(String);
+
+impl Namespace {
+    /// A new one named after the test.
+    pub(crate) fn new() -> Self {
+        let thread = std::thread::current();
+        let test = thread.name().unwrap().rsplit("::").next().unwrap();
+        let name: String = test.replace('_', "-").chars().take(50).collect();
+        kubectl(&["create", "namespace", &name]);
+        kubectl(&["-n", &name, "wait", "--for=create", "serviceaccount/default", "--timeout=30s"]);
+        Self(name)
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// kubectl in this namespace.
+    pub(crate) fn kubectl(&self, args: &[&str]) -> String {
+        kubectl(&[&["-n", &self.0], args].concat())
+    }
+
+    /// Creates a pod with a volume of these attributes on `/tls`, and waits until it runs.
+    pub(crate) fn start_pod(&self, name: &str, attributes: &[(&str, &str)]) -> Pod<'_> {
+        let pod = self.create_pod(name, attributes, &json!({}));
+        pod.wait("Ready");
+        pod
+    }
+
+    /// Creates a pod with a volume of these attributes on `/tls`. `spec` is merged into the pod's.
+    pub(crate) fn create_pod(
+        &self,
+        name: &str,
+        attributes: &[(&str, &str)],
+        spec: &Value,
+    ) -> Pod<'_> {
+        let mut attributes: serde_json::Map<_, _> = attributes
+            .iter()
+            .map(|(name, value)| (format!("certmount.dev/{name}"), json!(value)))
+            .collect();
+        attributes.entry("certmount.dev/issuer-kind").or_insert(json!("ClusterIssuer"));
+        attributes.entry("certmount.dev/issuer-name").or_insert(json!("cluster-ca"));
+        let mut pod = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": self.0, "labels": {"app": name}},
+            "spec": {
+                "terminationGracePeriodSeconds": 0,
+                "containers": [{
+                    "name": "app",
+                    "image": "localhost/busybox:test",
+                    "imagePullPolicy": "Never",
+                    "volumeMounts": [{"name": "tls", "mountPath": "/tls", "readOnly": true}],
+                }],
+                "volumes": [{
+                    "name": "tls",
+                    "csi": {
+                        "driver": "csi.certmount.dev",
+                        "readOnly": true,
+                        "volumeAttributes": attributes,
+                    },
+                }],
+            },
+        });
+        merge(&mut pod["spec"], spec);
+        self.create(&pod);
+        Pod { namespace: self, name: name.to_owned() }
+    }
+
+    /// Creates an object.
+    pub(crate) fn create(&self, object: &Value) {
+        let args = ["exec", "kubectl", "create", "-f", "-"];
+        succeed(&args, run(&args, &object.to_string()));
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for args in [
+                &["-n", &self.0, "get", "pods,events", "-o", "wide"][..],
+                &["-n", DRIVER_NAMESPACE, "get", "pods", "-o", "wide"],
+                &["-n", DRIVER_NAMESPACE, "logs", DRIVER, "--tail=50"],
+            ] {
+                let output = run(&[&["exec", "kubectl"], args].concat(), "");
+                eprintln!("{args:?}:\n{}", text(&output));
+            }
+        }
+        // Whatever comes of it: a panic here would hide the one that matters.
+        run(&["exec", "kubectl", "delete", "namespace", &self.0, "--timeout=60s"], "");
+    }
+}
+
+/// A pod with a volume on `/tls`.
+#[derive(Debug)]
+pub(crate) struct Pod<'a> {
+    namespace: &'a Namespace,
+    name: String,
+}
+
+impl Pod<'_> {
+    /// Waits for one of its conditions.
+    pub(crate) fn wait(&self, condition: &str) {
+        let pod = format!("pod/{}", self.name);
+        let condition = format!("--for=condition={condition}");
+        self.namespace.kubectl(&["wait", &condition, &pod, "--timeout=90s"]);
+    }
+
+    /// A field by its JSONPath, such as `.metadata.uid`.
+    pub(crate) fn field(&self, path: &str) -> String {
+        let path = format!("jsonpath={{{path}}}");
+        self.namespace.kubectl(&["get", "pod", &self.name, "-o", &path])
+    }
+
+    /// What a command in its container prints.
+    pub(crate) fn exec(&self, command: &[&str]) -> String {
+        self.namespace.kubectl(&[&["exec", &self.name, "--"], command].concat())
+    }
+
+    /// The leaf in the volume, once `openssl` has verified it and its key.
+    pub(crate) fn certificate(&self) -> Certificate {
+        // By one opening of the folder, so that a renewal in between does not mix two pairs.
+        let bundle = self.exec(&["sh", "-c", "cd -P /tls/..data && cat tls.crt tls.key ca.crt"]);
+        Certificate::verified(&bundle)
+    }
+
+    /// The next leaf after `old`.
+    pub(crate) fn renewed(&self, old: &Certificate) -> Certificate {
+        eventually("the certificate is renewed", || {
+            Some(self.certificate()).filter(|new| new.serial != old.serial)
+        })
+    }
+
+    /// The messages of its events with this reason.
+    pub(crate) fn events(&self, reason: &str) -> Vec<String> {
+        let selector =
+            format!("--field-selector=involvedObject.name={},reason={reason}", self.name);
+        let output = "jsonpath={range .items[*]}{.message}{'\\n'}{end}";
+        let events = self.namespace.kubectl(&["get", "events", &selector, "-o", output]);
+        events.lines().map(str::to_owned).collect()
+    }
+
+    /// Deletes it, and waits until kubelet says that it is gone with all its volumes.
+    pub(crate) fn delete(&self) {
+        self.namespace.kubectl(&["delete", "pod", &self.name, "--timeout=60s"]);
+    }
+}
+
+/// What there is on the node of volumes of ours: mounts and folders.
+pub(crate) fn volumes_on_node() -> Vec<String> {
+    let mounts = cluster(&["exec", "findmnt", "--noheadings", "--list", "--output=TARGET"]);
+    let folders = cluster(&["exec", "find", "/run/certmount", "-maxdepth", "1", "-name", "csi-*"]);
+    let targets = "find /var/lib/kubelet/pods -maxdepth 3 -name 'kubernetes.io~csi'";
+    let targets = cluster(&["exec", "sh", "-c", &format!("{targets} | xargs -r ls -A")]);
+    let ours = mounts.lines().filter(|mount| {
+        mount.contains("/kubernetes.io~csi/") || mount.starts_with("/run/certmount/csi-")
+    });
+    ours.chain(folders.lines()).chain(targets.lines()).map(str::to_owned).collect()
+}
+
+/// Waits until nothing is left of volumes of ours.
+pub(crate) fn no_volumes_left() {
+    let mut left = Vec::new();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(30) {
+        left = volumes_on_node();
+        if left.is_empty() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    panic!("left behind: {left:#?}");
+}
+
+fn run(args: &[&str], input: &str) -> Output {
+    let mut child = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/cluster"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn succeed(args: impl Debug, output: Output) -> String {
+    assert!(output.status.success(), "{args:?} failed:\n{}", text(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
+}
+
+/// Puts `from` over `into`: objects and lists by their members, everything else as a whole.
+fn merge(into: &mut Value, from: &Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (name, value) in from {
+                merge(into.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (Value::Array(into), Value::Array(from)) => {
+            for (index, value) in from.iter().enumerate() {
+                match into.get_mut(index) {
+                    Some(member) => merge(member, value),
+                    None => into.push(value.clone()),
+                }
+            }
+        }
+        (into, from) => *into = from.clone(),
+    }
+}
