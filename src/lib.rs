@@ -24,7 +24,7 @@
 //! | part | owns | the only one that touches |
 //! |---|---|---|
 //! | [`clock`], [`error`] | what time it is; errors as text | the system's clock |
-//! | [`x509`] | keys, requests, certificates, chains, encodings | rcgen, x509-cert, x509-parser |
+//! | [`x509`] | keys, requests, certificates, chains, encodings | x509-cert, x509-parser |
 //! | [`spec`] | what is asked: attributes, names, policy, issuer objects | |
 //! | [`issuer`], [`volume`] | one CA each behind one trait; the tmpfs, the atomic writer, the record | mounts |
 //! | [`renew`] | when to renew, how to back off, one task for each volume | |

@@ -3,6 +3,8 @@
 //! A keystore holds the key with its chain under one alias, and the trust anchors as trusted
 //! certificates, so that one file is enough for a server that verifies its clients. Aliases of
 //! trust anchors are `ca`, `ca-2` and so on.
+//!
+//! The library that writes PKCS#12 does not zeroize its copies of key and password; ours are.
 
 mod jks;
 

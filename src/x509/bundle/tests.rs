@@ -124,7 +124,7 @@ fn a_chain_is_put_in_order_and_roots_become_anchors() {
         let bundle = check(&key, issued, &template).unwrap();
         assert_eq!(bundle.leaf(), &leaf);
         assert_eq!(bundle.intermediates(), [ca.clone(), first.clone()]);
-        assert_eq!(bundle.trust_anchors(), [root.clone()]);
+        assert_eq!(bundle.trust_anchors(), vec![root.clone()]);
     }
 }
 
@@ -143,12 +143,12 @@ fn given_anchors_win_over_what_came_with_the_chain() {
             .map(|bundle| bundle.trust_anchors().to_vec())
     };
     // An anchor need not be a root, and others may be next to it.
-    assert_eq!(anchored(&[&leaf, &ca, &root], &[&ca, &ca]).unwrap(), [ca.clone()]);
+    assert_eq!(anchored(&[&leaf, &ca, &root], &[&ca, &ca]).unwrap(), vec![ca.clone()]);
     let both = anchored(&[&leaf, &ca], &[&unrelated, &root]).unwrap();
     assert_eq!(both, [unrelated.clone(), root.clone()]);
     // Without any, it is the root that signed, or else the top-most.
-    assert_eq!(anchored(&[&leaf, &ca, &unrelated, &root], &[]).unwrap(), [root.clone()]);
-    assert_eq!(anchored(&[&leaf, &ca], &[]).unwrap(), [ca.clone()]);
+    assert_eq!(anchored(&[&leaf, &ca, &unrelated, &root], &[]).unwrap(), vec![root.clone()]);
+    assert_eq!(anchored(&[&leaf, &ca], &[]).unwrap(), vec![ca.clone()]);
     assert_eq!(anchored(&[&leaf], &[]).unwrap(), []);
     let error = anchored(&[&leaf, &ca], &[&unrelated]).unwrap_err();
     assert_eq!(
@@ -193,7 +193,7 @@ fn only_cas_that_may_sign_that_deep_count() {
     let enough = forged_ca("CN=enough", BasicConstraints::Ca { path_len: Some(0) }, &parent);
     for (ca, above, signer) in [
         (&impostor, vec![], Some("CN=impostor")),
-        (&deep, vec![shallow.1.clone()], Some("CN=shallow")),
+        (&deep, vec![shallow.1], Some("CN=shallow")),
         (&enough, vec![], None),
     ] {
         let chain = [vec![sign(&ca.0, &template, &key), ca.1.clone()], above].concat();
@@ -337,11 +337,8 @@ fn a_damaged_state_is_an_error() {
 
 #[test]
 fn debug_output_holds_no_key() {
-    let bundle = bundle(KeyAlgorithm::EcdsaP256);
-    let text = format!("{bundle:?}");
-    assert!(text.contains("dns:web.example") && text.contains("EcdsaP256"), "{text}");
-    let key = bundle.key().pkcs8_der();
-    assert!(!text.contains(&format!("{:?}", &key[40..50]).trim_matches(['[', ']'])), "{text}");
+    let text = format!("{:?}", bundle(KeyAlgorithm::EcdsaP256));
+    assert!(text.contains("key: PrivateKey { algorithm: EcdsaP256, .. }"), "{text}");
 }
 
 proptest! {

@@ -181,7 +181,7 @@ fn a_ca_knows_what_goes_between_leaf_and_anchor() {
     assert_eq!(built(&[&second, &first], &[]), (whole.0, vec![first.clone()]));
     assert_eq!(built(&[&second], &[]), (vec![second.clone()], vec![second.clone()]));
     assert_eq!(parent.intermediates(), []);
-    assert_eq!(parent.trust_anchors(), [top.clone()]);
+    assert_eq!(parent.trust_anchors(), vec![top.clone()]);
     // Old and new root side by side, while one takes over from the other.
     let old = root("CN=old", KeyAlgorithm::EcdsaP256).certificate().clone();
     assert_eq!(built(&[&second, &first], &[&old, &top]).1, [old, top]);
