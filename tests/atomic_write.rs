@@ -1,5 +1,7 @@
 //! Files are swapped whole: for readers, for watchers, and for a process killed half way.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod common;
 
 use std::fs::{self, File};

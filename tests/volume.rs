@@ -1,6 +1,7 @@
 //! Volumes on real mounts, each test inside namespaces of its own.
 
 #![allow(clippy::disallowed_methods, reason = "tests damage things on purpose")]
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
 

@@ -1,6 +1,7 @@
 //! What several test files need. Each is a crate of its own and uses a part of it.
 
 #![allow(dead_code, unreachable_pub, reason = "no test file uses all of it")]
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod namespace;
 mod plugin;

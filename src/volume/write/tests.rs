@@ -70,7 +70,7 @@ impl World {
         let hidden: Vec<_> =
             self.names("data").into_iter().filter(|name| name.starts_with("..")).collect();
         assert_eq!(hidden, [current.clone(), CURRENT.to_owned()]);
-        assert_eq!(self.names("state"), [current.clone()]);
+        assert_eq!(self.names("state"), std::slice::from_ref(&current));
         current
     }
 }
