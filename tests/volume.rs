@@ -162,7 +162,11 @@ fn a_mount_left_writable_by_a_crash_is_made_read_only() {
         mount(Some(&data), target.as_path(), None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
         fs::write(target.as_path().join("probe"), "").unwrap();
         fs::remove_file(target.as_path().join("probe")).unwrap();
+        let [found] = volumes.find().unwrap().try_into().unwrap();
+        assert!(!found.unwrap().mounted, "so that it is mounted as it should be");
         volume.mount_on(&target).unwrap();
+        let [found] = volumes.find().unwrap().try_into().unwrap();
+        assert!(found.unwrap().mounted);
         assert_eq!(mounts_on(target.as_path()).len(), 1);
         fs::write(target.as_path().join("probe"), "").unwrap_err();
     });

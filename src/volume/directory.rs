@@ -42,9 +42,14 @@ impl Directory {
         Ok(Self { fd, path: self.path.join(name) })
     }
 
+    /// Makes the directory `name`, for the owner alone.
+    pub(super) fn make_private_directory(&self, name: &OsStr) -> Result<()> {
+        mkdirat(&self.fd, name, Mode::S_IRWXU).map_err(self.error("make", name))
+    }
+
     /// Makes the directory `name` with exactly `mode`, and opens it.
     pub(super) fn make_directory(&self, name: &OsStr, mode: u32) -> Result<Self> {
-        mkdirat(&self.fd, name, Mode::S_IRWXU).map_err(self.error("make", name))?;
+        self.make_private_directory(name)?;
         let made = self.open_directory(name)?;
         // Not by mkdirat: the umask would take bits away.
         fchmod(&made.fd, permissions(mode)).map_err(self.error("set the mode of", name))?;

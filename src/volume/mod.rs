@@ -36,6 +36,7 @@ use zeroize::Zeroizing;
 pub use record::Record;
 
 use self::directory::Directory;
+use self::mount::Bound;
 use self::write::Writer;
 use crate::clock::Clock;
 use crate::spec::layout::Payload;
@@ -159,8 +160,8 @@ impl Volumes {
                 .map_err(|error| VolumeIoError::new("mount a tmpfs on", &path, error))?;
             let directory = Directory::open(&path)?;
             directory.make_directory(OsStr::new(DATA), write::DIRECTORY_MODE)?;
-            directory.make_directory(OsStr::new(STATE), 0o700)?;
-            directory.make_directory(OsStr::new(PENDING), 0o700)?;
+            directory.make_private_directory(OsStr::new(STATE))?;
+            directory.make_private_directory(OsStr::new(PENDING))?;
             // Last: a volume counts from the moment that its record is there.
             record.store(&directory)?;
             directory.device()
@@ -200,12 +201,15 @@ fn directories(root: &Path) -> Result<Vec<(VolumeId, VolumeDirectory)>> {
             let Ok(name) = entry?.file_name().into_string() else { continue };
             let Ok(id) = VolumeId::try_from(name) else { continue };
             let path = root.join(id.as_str());
-            match fs::symlink_metadata(&path)? {
-                found if !found.is_dir() => {}
-                found if found.dev() == device => {
+            match fs::symlink_metadata(&path) {
+                // Another process may remove one meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+                Ok(found) if !found.is_dir() => {}
+                Ok(found) if found.dev() == device => {
                     directories.push((id, VolumeDirectory::Empty(path)));
                 }
-                found => {
+                Ok(found) => {
                     let volume = Volume { directory: path, device: found.dev() };
                     directories.push((id, VolumeDirectory::Mounted(volume)));
                 }
@@ -275,15 +279,15 @@ impl Volume {
         let mount = || {
             match DirBuilder::new().mode(0o750).create(target) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    let found = fs::symlink_metadata(target)?;
-                    if !found.is_dir() {
+                    if !fs::symlink_metadata(target)?.is_dir() {
                         let message = "something other than a directory is in the way; remove it";
                         return Err(io::Error::new(io::ErrorKind::NotADirectory, message));
                     }
-                    if mount::is_bound_read_only(&source, &found, target)? {
-                        return Ok(());
+                    match mount::how_bound(&source, target)? {
+                        Bound::ReadOnly => return Ok(()),
+                        Bound::Writable => return mount::make_read_only(target),
+                        Bound::Not => mount::unmount_all(target)?,
                     }
-                    mount::unmount_all(target)?;
                 }
                 made => made?,
             }
@@ -330,11 +334,10 @@ impl Volume {
         pending.remove(OsStr::new(KEY))
     }
 
-    /// Whether the volume is mounted on `target`; anything in the way of an answer is a no.
+    /// Whether the volume is mounted on `target` as it should be; anything in the way of an answer
+    /// is a no.
     fn is_on(&self, target: &Path) -> bool {
-        let found = fs::symlink_metadata(target);
-        let is_on = |found| mount::is_bound_read_only(&self.directory.join(DATA), &found, target);
-        found.and_then(is_on).unwrap_or(false)
+        mount::how_bound(&self.directory.join(DATA), target).is_ok_and(|how| how == Bound::ReadOnly)
     }
 
     fn record(&self) -> Result<Record> {

@@ -3,7 +3,7 @@
 //! Nothing here reads `/proc/self/mountinfo` on the way of a publish: with a thousand mounts that
 //! takes longer than all the rest together.
 
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -59,17 +59,32 @@ pub(super) fn bind_read_only(source: &Path, target: &Path) -> io::Result<()> {
     })
 }
 
-/// Whether `source` itself is mounted on `target`, read-only. Where a crash came between the two
-/// steps of [`bind_read_only`], the second is made up for.
-pub(super) fn is_bound_read_only(source: &Path, target: &Metadata, at: &Path) -> io::Result<bool> {
-    let source = fs::symlink_metadata(source)?;
-    if (source.dev(), source.ino()) != (target.dev(), target.ino()) {
-        return Ok(false);
+/// Makes the bind mount on `target` read-only, and that one only.
+pub(super) fn make_read_only(target: &Path) -> io::Result<()> {
+    let none = None::<&str>;
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | SAFE;
+    Ok(mount(none, target, none, flags, none)?)
+}
+
+/// How a directory is mounted on another.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Bound {
+    /// Not at all.
+    Not,
+    /// As a crash between the two steps of [`bind_read_only`] leaves it.
+    Writable,
+    /// As it should be.
+    ReadOnly,
+}
+
+/// How `source` itself is mounted on the directory `target`.
+pub(super) fn how_bound(source: &Path, target: &Path) -> io::Result<Bound> {
+    let [source, found] = [fs::symlink_metadata(source)?, fs::symlink_metadata(target)?];
+    if (source.dev(), source.ino()) != (found.dev(), found.ino()) {
+        return Ok(Bound::Not);
     }
-    if !statvfs(at)?.flags().contains(FsFlags::ST_RDONLY) {
-        make_read_only(at)?;
-    }
-    Ok(true)
+    let read_only = statvfs(target)?.flags().contains(FsFlags::ST_RDONLY);
+    Ok(if read_only { Bound::ReadOnly } else { Bound::Writable })
 }
 
 /// Unmounts `path` until nothing is mounted there, even while in use. That `path` is missing, or
@@ -97,12 +112,6 @@ pub(super) fn mounts_below(directory: &Path) -> io::Result<Vec<Mount>> {
     let mounts = fs::read("/proc/self/mountinfo")?;
     let lines = mounts.split(|byte| *byte == b'\n');
     Ok(lines.filter_map(parse_mount).filter(|mount| mount.path.starts_with(directory)).collect())
-}
-
-fn make_read_only(target: &Path) -> io::Result<()> {
-    let none = None::<&str>;
-    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | SAFE;
-    Ok(mount(none, target, none, flags, none)?)
 }
 
 /// `36 35 98:0 /root /mnt/point rw,noatime optional… - type source options`
