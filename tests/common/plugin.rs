@@ -1,7 +1,7 @@
 //! The real driver as a child process, with a kubelet that is played.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use tempfile::TempDir;
 pub struct Plugin {
     folder: TempDir,
     driver: Option<Child>,
+    arguments: Vec<String>,
 }
 
 /// Longer than a start takes on the slowest machine.
@@ -41,11 +42,17 @@ impl Plugin {
 
     /// A driver with these files in its configuration folder.
     pub fn with_config(files: &[(&str, &str)]) -> Self {
+        Self::with_arguments(files, &[])
+    }
+
+    /// The same with more arguments for `certmount node`.
+    pub fn with_arguments(files: &[(&str, &str)], arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("there is room for a folder");
         for name in ["config", "kubelet", "data"] {
             fs::create_dir(folder.path().join(name)).expect("the folder is empty");
         }
-        let mut plugin = Self { folder, driver: None };
+        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let mut plugin = Self { folder, driver: None, arguments };
         for (name, text) in files {
             plugin.configure(name, text);
         }
@@ -72,6 +79,7 @@ impl Plugin {
             .arg(format!("unix://{}", self.socket().display()))
             .args([Path::new("--data-root"), &self.data_root()])
             .args([Path::new("--config-dir"), &self.path("config")])
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)
@@ -105,6 +113,23 @@ impl Plugin {
     /// The CSI socket.
     pub fn socket(&self) -> PathBuf {
         self.path("csi.sock")
+    }
+
+    /// What the driver answers to a GET of `path` on its admin socket: the status code and the body.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = UnixStream::connect(self.admin_socket()).expect("the driver listens");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: certmount\r\nConnection: close\r\n\r\n")
+            .expect("the driver reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("the driver answers");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer has a body");
+        let code = head.split(' ').nth(1).expect("an HTTP answer has a code");
+        (code.parse().expect("a code is a number"), body.to_owned())
+    }
+
+    /// The socket of `certmount inspect`.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.data_root().join(".admin.sock")
     }
 
     /// The driver's own folder of volumes.

@@ -43,10 +43,18 @@ pub(super) struct ManifestError {
     pub(super) message: String,
 }
 
+/// What a file has for us.
+#[derive(Debug, Default)]
+pub(super) struct Manifests {
+    /// The lines at which objects that make pods begin.
+    pub(super) lines: Vec<u64>,
+    pub(super) volumes: Vec<InlineVolume>,
+}
+
 /// The volumes of `driver` in all the documents of `yaml`; documents that make no pods are passed
 /// over.
-pub(super) fn volumes(yaml: &str, driver: &str) -> Result<Vec<InlineVolume>, ManifestError> {
-    let mut found = Vec::new();
+pub(super) fn read(yaml: &str, driver: &str) -> Result<Manifests, ManifestError> {
+    let mut found = Manifests::default();
     for (document, first_line) in documents(yaml) {
         let unreadable = |error| unreadable(&error, first_line);
         let kind: Option<Kind> = serde_saphyr::from_str(document).map_err(unreadable)?;
@@ -54,7 +62,8 @@ pub(super) fn volumes(yaml: &str, driver: &str) -> Result<Vec<InlineVolume>, Man
             continue;
         }
         let object: Object = serde_saphyr::from_str(document).map_err(unreadable)?;
-        object.collect(driver, first_line, &mut found)?;
+        found.lines.extend(content_line(document).map(|line| first_line + line));
+        object.collect(driver, first_line, &mut found.volumes)?;
     }
     Ok(found)
 }
@@ -78,6 +87,15 @@ fn documents(yaml: &str) -> Vec<(&str, u64)> {
     }
     documents.push((&yaml[start..], start_line));
     documents
+}
+
+/// The line, from 1, at which a document has more than comments and its marker.
+fn content_line(document: &str) -> Option<u64> {
+    let content = |line: &str| {
+        let line = line.strip_prefix("---").unwrap_or(line).trim_start();
+        !line.is_empty() && !line.starts_with('#')
+    };
+    (1..).zip(document.lines()).find(|(_, line)| content(line)).map(|(line, _)| line)
 }
 
 fn unreadable(error: &serde_saphyr::Error, first_line: u64) -> ManifestError {
@@ -306,6 +324,8 @@ spec:
 kind: ConfigMap
 spec: [this, is, not, a, pod]
 ---
+# Every night.
+
 kind: CronJob
 metadata: {name: nightly}
 spec:
@@ -317,7 +337,8 @@ spec:
           - name: tls
             csi: {driver: csi.certmount.dev}
 ";
-        let volumes = volumes(yaml, DRIVER).unwrap();
+        let Manifests { lines, volumes } = read(yaml, DRIVER).unwrap();
+        assert_eq!(lines, [1, 22]);
         let [pod, cron] = volumes.as_slice() else { panic!("{volumes:?}") };
         assert_eq!(pod.pod.namespace, "shop");
         assert_eq!(pod.pod.service_account, "web");
@@ -330,7 +351,7 @@ spec:
         assert_eq!(cron.pod.name, "nightly-0-0");
         assert_eq!(cron.pod.namespace, "default");
         assert!(!cron.read_only);
-        assert_eq!(cron.place.line, 29);
+        assert_eq!(cron.place.line, 31);
     }
 
     #[test]
@@ -353,7 +374,7 @@ spec:
     #[test]
     fn a_manifest_that_is_no_yaml_is_told_with_its_place() {
         let yaml = "kind: ConfigMap\n---\nkind: Pod\nspec:\n  volumes: [\n";
-        let error = volumes(yaml, DRIVER).unwrap_err();
+        let error = read(yaml, DRIVER).unwrap_err();
         assert!(error.place.line >= 5, "{error:?}");
     }
 }

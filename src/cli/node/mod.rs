@@ -1,0 +1,275 @@
+//! `certmount node`: the driver itself, from its flags to its end.
+
+mod serve;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use self::serve::Plan;
+use super::logging::LogArgs;
+use super::startup;
+use crate::csi::{self, Endpoint, Registration};
+use crate::spec::policy::Cluster;
+use crate::spec::request::NodeContext;
+
+/// Run the driver on this node: serve kubelet, issue certificates and renew them
+///
+/// Needs to mount: root, or `certmount in-namespace --` in front to try it without. One process
+/// for each data root; a second one refuses to start.
+///
+/// SIGTERM or Ctrl-C ends it in less than two seconds and leaves the volumes mounted; the next
+/// start takes them over and carries on. A second signal ends it at once.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = AFTER_HELP,
+    override_usage = "certmount node --endpoint <unix:///PATH> --node-id <NAME> --config-dir <DIR> [OPTIONS]"
+)]
+pub(super) struct Args {
+    /// The CSI socket to serve kubelet on: an absolute path of at most 107 bytes
+    ///
+    /// CSI_ENDPOINT is read too.
+    #[arg(
+        long,
+        env = "CERTMOUNT_ENDPOINT",
+        value_name = "unix:///PATH",
+        required_unless_present = "csi_endpoint"
+    )]
+    endpoint: Option<Endpoint>,
+
+    /// CSI_ENDPOINT, the name that CSI sidecars share, where --endpoint is not given
+    #[arg(long, env = "CSI_ENDPOINT", value_name = "unix:///PATH", hide = true)]
+    csi_endpoint: Option<Endpoint>,
+
+    /// The node's name, as kubelet knows it; also in the variable ${NODE_NAME}
+    ///
+    /// NODE_ID is read too.
+    #[arg(
+        long,
+        env = "CERTMOUNT_NODE_ID",
+        value_name = "NAME",
+        required_unless_present = "csi_node_id"
+    )]
+    node_id: Option<String>,
+
+    /// NODE_ID, where --node-id is not given
+    #[arg(long, env = "NODE_ID", value_name = "NAME", hide = true)]
+    csi_node_id: Option<String>,
+
+    /// The folder below which each volume has a tmpfs of its own
+    ///
+    /// In a container it must be mounted from the host with Bidirectional propagation.
+    #[arg(
+        long,
+        env = "CERTMOUNT_DATA_ROOT",
+        value_name = "DIR",
+        default_value = DEFAULT_DATA_ROOT,
+        value_parser = startup::absolute_path
+    )]
+    data_root: PathBuf,
+
+    /// The folder with issuers and their Secrets as YAML files; changes are taken up live
+    #[arg(long, env = "CERTMOUNT_CONFIG_DIR", value_name = "DIR")]
+    config_dir: PathBuf,
+
+    /// The driver's name: what pods write as csi.driver
+    #[arg(
+        long,
+        env = "CERTMOUNT_DRIVER_NAME",
+        value_name = "NAME",
+        default_value = DEFAULT_DRIVER_NAME,
+        value_parser = csi::driver_name
+    )]
+    driver_name: String,
+
+    /// The cluster's DNS domain: what follows `.svc` in names that every pod may have
+    #[arg(
+        long,
+        env = "CERTMOUNT_CLUSTER_DOMAIN",
+        value_name = "DOMAIN",
+        default_value = DEFAULT_CLUSTER_DOMAIN
+    )]
+    cluster_domain: String,
+
+    /// The SPIFFE trust domain of `spiffe://<domain>/ns/…/sa/…` [default: the cluster domain]
+    #[arg(long, env = "CERTMOUNT_TRUST_DOMAIN", value_name = "DOMAIN")]
+    trust_domain: Option<String>,
+
+    #[command(flatten)]
+    kubelet: KubeletArgs,
+
+    #[command(flatten)]
+    observe: ObserveArgs,
+
+    #[command(flatten)]
+    logs: LogArgs,
+}
+
+/// How kubelet learns of the driver.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Registration with kubelet")]
+struct KubeletArgs {
+    /// Register with kubelet through a socket in this folder, mostly
+    /// /var/lib/kubelet/plugins_registry; off without it
+    #[arg(long, env = "CERTMOUNT_PLUGIN_REGISTRATION_DIR", value_name = "DIR")]
+    plugin_registration_dir: Option<PathBuf>,
+
+    /// The CSI socket's path as kubelet sees it [default: that of --endpoint]
+    ///
+    /// In a container the two differ: kubelet is outside.
+    #[arg(
+        long,
+        env = "CERTMOUNT_KUBELET_REGISTRATION_PATH",
+        value_name = "PATH",
+        requires = "plugin_registration_dir"
+    )]
+    kubelet_registration_path: Option<PathBuf>,
+}
+
+/// Where the driver can be watched.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Metrics, health and inspection")]
+struct ObserveArgs {
+    /// Serve /metrics, /healthz and /readyz on this address; off without it
+    ///
+    /// Nothing listens on the network unless asked to. Port 0 takes a free one and logs it.
+    #[arg(long, env = "CERTMOUNT_METRICS_ADDR", value_name = "IP:PORT")]
+    metrics_addr: Option<SocketAddr>,
+
+    /// The private socket for `certmount inspect`, for root only
+    /// [default: .admin.sock in the data root]
+    #[arg(long, env = "CERTMOUNT_ADMIN_SOCKET", value_name = "PATH")]
+    admin_socket: Option<PathBuf>,
+}
+
+/// Where the driver keeps its volumes unless told otherwise: nothing in it outlives a boot.
+pub(super) const DEFAULT_DATA_ROOT: &str = "/run/certmount";
+/// [`ADMIN_SOCKET`] in [`DEFAULT_DATA_ROOT`].
+pub(super) const DEFAULT_ADMIN_SOCKET: &str = "/run/certmount/.admin.sock";
+/// No volume id begins with a dot, so no volume can take this name.
+pub(super) const ADMIN_SOCKET: &str = ".admin.sock";
+/// What pods write as `csi.driver`.
+pub(super) const DEFAULT_DRIVER_NAME: &str = "csi.certmount.dev";
+/// What kubeadm and most others use.
+pub(super) const DEFAULT_CLUSTER_DOMAIN: &str = "cluster.local";
+
+const AFTER_HELP: &str = "\
+Examples:
+  certmount node --endpoint unix:///var/lib/kubelet/plugins/csi.certmount.dev/csi.sock \\
+      --node-id \"$(hostname)\" --config-dir /etc/certmount \\
+      --plugin-registration-dir /var/lib/kubelet/plugins_registry
+  certmount node … --metrics-addr 127.0.0.1:9402      then: curl localhost:9402/readyz
+  certmount node … --log-format json --log-level info,certmount::csi=debug
+
+Exit codes: 0 stopped by a signal; 1 it could not start or something failed; 2 called wrongly.";
+
+impl Args {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        self.logs.clone().start();
+        let plan = self.plan()?;
+        startup::harden()?;
+        startup::check_may_mount()?;
+        let runtime = runtime()?;
+        let ended = runtime.block_on(until_signalled(plan));
+        // What still runs was cut short by a second signal, and ends with the process.
+        runtime.shutdown_background();
+        ended.map(|()| ExitCode::SUCCESS)
+    }
+
+    fn plan(self) -> Result<Plan> {
+        let Self {
+            endpoint,
+            csi_endpoint,
+            node_id,
+            csi_node_id,
+            data_root,
+            config_dir,
+            driver_name,
+            cluster_domain,
+            trust_domain,
+            kubelet: KubeletArgs { plugin_registration_dir, kubelet_registration_path },
+            observe: ObserveArgs { metrics_addr, admin_socket },
+            logs: _,
+        } = self;
+        let endpoint = endpoint.or(csi_endpoint).context("give --endpoint")?;
+        let node_name = node_id.or(csi_node_id).context("give --node-id")?;
+        let admin_socket = admin_socket.unwrap_or_else(|| data_root.join(ADMIN_SOCKET));
+        startup::check_socket_path(&admin_socket)?;
+        let registration = plugin_registration_dir.map(|folder| {
+            let csi_socket =
+                kubelet_registration_path.unwrap_or_else(|| endpoint.path().to_owned());
+            Registration::new(&folder, &driver_name, &csi_socket)
+        });
+        if let Some(registration) = &registration {
+            startup::check_socket_path(registration.socket())?;
+        }
+        Ok(Plan {
+            cluster: Cluster {
+                trust_domain: trust_domain.unwrap_or_else(|| cluster_domain.clone()),
+                domain: cluster_domain,
+                node_name: node_name.clone(),
+            },
+            node: NodeContext { driver_name, node_name },
+            endpoint,
+            data_root,
+            config_dir,
+            registration,
+            metrics_addr,
+            admin_socket,
+        })
+    }
+}
+
+/// Serves until the first SIGTERM or SIGINT and ends in good order, or at once on a second one.
+async fn until_signalled(plan: Plan) -> Result<()> {
+    let mut signals = Signals::new()?;
+    let shutdown = CancellationToken::new();
+    let signalled = async {
+        signals.next().await;
+        shutdown.cancel();
+        signals.next().await;
+    };
+    tokio::select! {
+        ended = serve::serve(plan, shutdown.clone()) => ended,
+        () = signalled => bail!("stopped at once by a second signal"),
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        let terminate = listen(SignalKind::terminate())?;
+        let interrupt = listen(SignalKind::interrupt())?;
+        Ok(Self { terminate, interrupt })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Few threads, whatever the machine: each that allocates keeps a heap of its own, and the work is
+/// short. The blocking ones make keys and mount.
+fn runtime() -> Result<Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.clamp(2, 4))
+        .max_blocking_threads(8)
+        .thread_name("certmount")
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}

@@ -1,0 +1,211 @@
+//! The graph of parts: how they are put together, in which order they start, and how they end.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Error, Result, bail};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::clock::Clock;
+use crate::config::{self, Problem, Severity};
+use crate::csi::{Endpoint, Listener, Plugin, Registration, RegistrationState};
+use crate::observe::{
+    self, Endpoints, Metrics, Process, Readiness, VolumeCollector, VolumesFn, bind_private,
+};
+use crate::renew::{Renewer, Settings};
+use crate::spec::policy::Cluster;
+use crate::spec::request::NodeContext;
+use crate::volume::Volumes;
+
+/// What to serve and where.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) endpoint: Endpoint,
+    pub(super) node: NodeContext,
+    pub(super) cluster: Cluster,
+    pub(super) data_root: PathBuf,
+    pub(super) config_dir: PathBuf,
+    pub(super) registration: Option<Registration>,
+    pub(super) metrics_addr: Option<SocketAddr>,
+    pub(super) admin_socket: PathBuf,
+}
+
+/// Serves until `shutdown` or until a part fails, and then ends in good order: in less than two
+/// seconds, with the volumes left mounted.
+///
+/// The CSI socket opens when the volumes of an earlier process are taken over, so that no call
+/// races with that, and kubelet is told last.
+pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()> {
+    let began = Instant::now();
+    let clock = Clock::system();
+    let readiness = Readiness::default();
+    let adopting = readiness.gate("volumes of an earlier process are being taken over");
+    let opening = readiness.gate("the CSI socket is not open yet");
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        driver = plan.node.driver_name,
+        node = plan.node.node_name,
+        data_root = %plan.data_root.display(),
+        "certmount starts"
+    );
+    if let Some(registration) = &plan.registration {
+        registration.clear()?;
+    }
+
+    let config = config::start(&plan.config_dir, plan.cluster, clock.clone())?;
+    let (reports, reported) = mpsc::unbounded_channel();
+    let renewer = Renewer::new(Settings {
+        volumes: Volumes::open(&plan.data_root)?,
+        issuers: config.issuers,
+        clock: clock.clone(),
+        node: plan.node.clone(),
+        reports,
+    });
+
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let asked = renewer.clone();
+    let volumes: VolumesFn = Arc::new(move || asked.volumes());
+    registry.register_collector(Box::new(VolumeCollector::new(Arc::clone(&volumes))));
+    registry.register_collector(Box::new(Process::new(clock.now())));
+    let endpoints = Endpoints {
+        registry: Arc::new(registry),
+        readiness: readiness.clone(),
+        csi_socket: plan.endpoint.path().to_owned(),
+        volumes,
+    };
+    let reported_all = CancellationToken::new();
+    let reporting = observe::consume(reported, metrics.clone(), reported_all.clone());
+    let reporting = tokio::spawn(reporting);
+    let mut observers = JoinSet::new();
+    observers.spawn(follow_problems(config.problems, metrics));
+    serve_observers(&mut observers, endpoints, plan.metrics_addr, &plan.admin_socket).await?;
+
+    adopt(&renewer).await?;
+    drop(adopting);
+
+    let listener = Listener::bind(plan.endpoint.path())?;
+    let (ready, is_ready) = watch::channel(true);
+    let mut parts = JoinSet::new();
+    let plugin = Plugin { renewer: renewer.clone(), node: plan.node, ready: is_ready };
+    let token = shutdown.clone();
+    parts.spawn(async { plugin.serve(listener, token).await.map_err(Error::from) });
+    drop(opening);
+    info!(endpoint = %plan.endpoint, took_ms = began.elapsed().as_millis(), "serving kubelet");
+    if let Some(registration) = plan.registration {
+        observers.spawn(follow_registration(registration.state(), readiness.clone()));
+        let token = shutdown.clone();
+        parts.spawn(async { registration.serve(token).await.map_err(Error::from) });
+    }
+
+    let ended = tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        Some(part) = parts.join_next() => early_end(part),
+    };
+    let _ending = readiness.gate("certmount is shutting down");
+    ready.send_replace(false);
+    info!("shutting down; the volumes stay mounted");
+    shutdown.cancel();
+    let in_order = async {
+        renewer.drain().await;
+        while parts.join_next().await.is_some() {}
+        reported_all.cancel();
+        let _ = reporting.await;
+    };
+    // The observers answer to the end, so that probes see what happens.
+    if tokio::time::timeout(DRAIN, in_order).await.is_err() {
+        warn!("work was still under way after {DRAIN:?}; the next start carries on with it");
+    }
+    let _ = std::fs::remove_file(&plan.admin_socket);
+    ended
+}
+
+/// Less than the two seconds that are promised.
+const DRAIN: Duration = Duration::from_millis(1800);
+
+/// No part ends by itself: what ended did so because it failed.
+fn early_end(part: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
+    part.context("a part of certmount broke down")??;
+    bail!("a server ended by itself")
+}
+
+async fn serve_observers(
+    observers: &mut JoinSet<()>,
+    endpoints: Endpoints,
+    metrics_addr: Option<SocketAddr>,
+    admin_socket: &Path,
+) -> Result<()> {
+    if let Some(address) = metrics_addr {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot serve metrics on {address}"))?;
+        info!(address = %listener.local_addr()?, "serving metrics and health");
+        observers.spawn(logged(endpoints.clone().serve_public(listener)));
+    }
+    let listener = bind_private(admin_socket)
+        .with_context(|| format!("cannot make the admin socket {}", admin_socket.display()))?;
+    observers.spawn(logged(endpoints.serve_admin(listener)));
+    Ok(())
+}
+
+async fn adopt(renewer: &Renewer) -> Result<()> {
+    let began = Instant::now();
+    let (volumes, problems) = renewer.adopt().await?;
+    for problem in problems {
+        warn!(problem, "a volume of an earlier process cannot be carried on");
+    }
+    if volumes > 0 {
+        info!(volumes, took_ms = began.elapsed().as_millis(), "volumes taken over");
+    }
+    Ok(())
+}
+
+/// Keeps the number of configuration problems in the metrics, and logs each that is new.
+async fn follow_problems(mut problems: watch::Receiver<Vec<Problem>>, metrics: Metrics) {
+    let mut known = Vec::new();
+    loop {
+        let now = problems.borrow_and_update().clone();
+        metrics.set_config_problems(now.len());
+        for problem in now.iter().filter(|problem| !known.contains(*problem)) {
+            match problem.severity {
+                Severity::Error => error!(%problem, "configuration"),
+                Severity::Warning => warn!(%problem, "configuration"),
+            }
+        }
+        known = now;
+        if problems.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Holds readiness back while kubelet does not know the driver.
+async fn follow_registration(mut state: watch::Receiver<RegistrationState>, readiness: Readiness) {
+    let mut gate = None;
+    loop {
+        let reason = match &*state.borrow_and_update() {
+            RegistrationState::Registered => None,
+            RegistrationState::Waiting => Some("kubelet has not registered the driver yet".into()),
+            RegistrationState::Refused(why) => Some(format!("kubelet refuses the driver: {why}")),
+        };
+        // The old gate goes after the new one is there.
+        let new = reason.map(|reason| readiness.gate(reason));
+        drop(std::mem::replace(&mut gate, new));
+        if state.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+async fn logged(serving: impl Future<Output = std::io::Result<()>>) {
+    if let Err(error) = serving.await {
+        warn!(%error, "an HTTP endpoint failed");
+    }
+}
