@@ -2,14 +2,18 @@
 
 use std::io::{self, IsTerminal as _};
 use std::panic::PanicHookInfo;
+use std::process::ExitCode;
 use std::str::FromStr;
 
+use anyhow::Result;
 use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry};
+
+use crate::error::with_causes;
 
 /// How to log; a part of every command that keeps running.
 #[derive(Clone, Debug, clap::Args)]
@@ -43,7 +47,7 @@ enum LogFormat {
 
 impl LogArgs {
     /// Starts logging, panics included. Does nothing where logging has been started before.
-    pub(super) fn start(self) {
+    pub(super) fn start(&self) {
         let layer: Box<dyn Layer<Registry> + Send + Sync> = match self.log_format {
             LogFormat::Text => tracing_subscriber::fmt::layer()
                 .with_writer(io::stderr)
@@ -55,9 +59,23 @@ impl LogArgs {
                 .flatten_event(true)
                 .boxed(),
         };
-        let subscriber = tracing_subscriber::registry().with(layer.with_filter(self.log_level.0));
+        let subscriber =
+            tracing_subscriber::registry().with(layer.with_filter(self.log_level.0.clone()));
         if subscriber.try_init().is_ok() {
             std::panic::set_hook(Box::new(log_panic));
+        }
+    }
+}
+
+impl LogArgs {
+    /// Ends a command that keeps a log: there, where machines read it, or as any other command.
+    pub(super) fn end(&self, ended: Result<ExitCode>) -> Result<ExitCode> {
+        match (self.log_format, ended) {
+            (LogFormat::Json, Err(error)) => {
+                tracing::error!(error = with_causes(error.as_ref()), "certmount failed");
+                Ok(ExitCode::FAILURE)
+            }
+            (_, ended) => ended,
         }
     }
 }
@@ -75,7 +93,7 @@ struct LogFilter(Targets);
 impl FromStr for LogFilter {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
         if let Ok(level) = text.parse::<LevelFilter>() {
             let libraries = level.min(LevelFilter::WARN);
             let filter = Targets::new().with_default(libraries).with_target("certmount", level);

@@ -156,7 +156,7 @@ mod tests {
             (RequestErrorKind::Forged, Code::PermissionDenied),
         ];
         for (kind, code) in table {
-            let error = RequestError { kind, message: "why".into() };
+            let error = RequestError::new(kind, "why".into());
             assert_eq!(of_request_error(&error).code(), code);
         }
     }

@@ -175,7 +175,7 @@ impl Collector for VolumeCollector {
         let volumes = (self.0)();
         let mut family = encoder.encode_descriptor(
             "certmount_volumes",
-            "Volumes on this node by phase",
+            "Volumes on this node by phase.",
             None,
             MetricType::Gauge,
         )?;
@@ -188,14 +188,14 @@ impl Collector for VolumeCollector {
             &mut encoder,
             &volumes,
             "certmount_volume_certificate_expiry_timestamp",
-            "When the volume's certificate runs out, in seconds since 1970",
+            "When the volume's certificate runs out, in seconds since 1970.",
             |volume| volume.not_after,
         )?;
         encode_timestamps(
             &mut encoder,
             &volumes,
             "certmount_volume_renewal_timestamp",
-            "When the volume's certificate is to be renewed, in seconds since 1970",
+            "When the volume's certificate is to be renewed, in seconds since 1970.",
             |volume| volume.renew_at,
         )
     }
@@ -254,15 +254,15 @@ impl Collector for Process {
         };
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let resident = status_field(&status, "VmRSS:").map(|kilobytes| kilobytes * 1024);
-        gauge("process_resident_memory", "Resident memory", Some(&Unit::Bytes), resident)?;
-        gauge("process_threads", "Threads", None, status_field(&status, "Threads:"))?;
-        gauge("process_open_fds", "Open file descriptors", None, open_files())?;
+        gauge("process_resident_memory", "Resident memory.", Some(&Unit::Bytes), resident)?;
+        gauge("process_threads", "Threads.", None, status_field(&status, "Threads:"))?;
+        gauge("process_open_fds", "Open file descriptors.", None, open_files())?;
         let most = getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft);
         let most = most.map(|soft| i64::try_from(soft).unwrap_or(i64::MAX));
-        gauge("process_max_fds", "Open file descriptors allowed", None, most)?;
+        gauge("process_max_fds", "Open file descriptors allowed.", None, most)?;
         gauge(
             "process_start_time",
-            "When the process started, in seconds since 1970",
+            "When the process started, in seconds since 1970.",
             Some(&Unit::Seconds),
             Some(self.started.as_second()),
         )?;
@@ -272,7 +272,7 @@ impl Collector for Process {
         let cpu = ConstCounter::new(seconds.iter().sum::<f64>());
         let family = encoder.encode_descriptor(
             "process_cpu",
-            "Processor time used, by user and system",
+            "Processor time used, by user and system.",
             Some(&Unit::Seconds),
             MetricType::Counter,
         )?;

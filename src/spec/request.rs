@@ -110,8 +110,10 @@ pub struct NodeContext {
 pub struct RequestError {
     /// Whose fault it is.
     pub kind: RequestErrorKind,
-    /// What is wrong, and what to do.
+    /// What is wrong, and what to do; cut to what fits into an Event.
     pub message: String,
+    /// Each thing that is wrong, for those who have the room.
+    pub problems: Vec<String>,
 }
 
 /// Why a request is refused.
@@ -121,6 +123,13 @@ pub enum RequestErrorKind {
     Invalid,
     /// The pod says to be another than the one kubelet makes the volume for.
     Forged,
+}
+
+impl RequestError {
+    /// One thing that is wrong.
+    pub fn new(kind: RequestErrorKind, message: String) -> Self {
+        Self { kind, problems: vec![message.clone()], message }
+    }
 }
 
 /// Secret values by name: prints nothing, zeroized. What a volume keeps of it is in its own tmpfs.
@@ -155,19 +164,19 @@ impl PublishRequest {
 
 /// Which volume for which pod, checked against each other.
 fn identity(raw: &RawRequest<'_>) -> Result<(VolumeId, TargetPath, PodRef), RequestError> {
-    let invalid = |message| RequestError { kind: RequestErrorKind::Invalid, message };
+    let invalid = |message| RequestError::new(RequestErrorKind::Invalid, message);
     let volume =
         VolumeId::try_from(raw.volume_id.to_owned()).map_err(|error| invalid(error.to_string()))?;
     let target = TargetPath::try_from(PathBuf::from(raw.target_path))
         .map_err(|error| invalid(error.to_string()))?;
     let pod = pod(raw.attributes).map_err(invalid)?;
-    volume.belongs_to(&target, &pod.uid).map_err(|error| RequestError {
-        kind: RequestErrorKind::Forged,
-        message: format!(
+    volume.belongs_to(&target, &pod.uid).map_err(|error| {
+        let message = format!(
             "{}: csi.storage.k8s.io/pod.* must come from kubelet, which fills them in when the \
              CSIDriver object has podInfoOnMount: true",
             tame(&error.to_string())
-        ),
+        );
+        RequestError::new(RequestErrorKind::Forged, message)
     })?;
     Ok((volume, target, pod))
 }

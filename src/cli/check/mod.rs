@@ -268,7 +268,7 @@ impl Finding {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        let message = text::printable(message);
+        let message = text::printable(message).replace('\n', "\n  ");
         format!("{}:{line}:{column}: {severity}: {message}\n", file.display())
     }
 }

@@ -40,7 +40,11 @@ impl Checker {
             find(Severity::Error, volume.place, message.to_owned());
         }
         match self.request(volume) {
-            Err(message) => find(Severity::Error, place_of(&message, volume), message),
+            Err(problems) => {
+                for problem in problems {
+                    find(Severity::Error, place_of(&problem, volume), problem);
+                }
+            }
             Ok(request) => {
                 for warning in &request.warnings {
                     find(Severity::Warning, place_of(warning, volume), warning.clone());
@@ -54,7 +58,7 @@ impl Checker {
     }
 
     /// The request that kubelet would make, with a placeholder for what only a real pod has.
-    fn request(&self, volume: &InlineVolume) -> Result<PublishRequest, String> {
+    fn request(&self, volume: &InlineVolume) -> Result<PublishRequest, Vec<String>> {
         let mut attributes: BTreeMap<String, String> = volume
             .attributes
             .iter()
@@ -82,7 +86,7 @@ impl Checker {
             volume_mount_group: &volume.fs_group.map(|group| group.to_string()).unwrap_or_default(),
             pod_ip: None,
         };
-        PublishRequest::parse(raw, &secrets, &self.node).map_err(|error| error.message)
+        PublishRequest::parse(raw, &secrets, &self.node).map_err(|error| error.problems)
     }
 
     fn check_issuer(&self, request: &PublishRequest) -> Result<(), String> {

@@ -170,7 +170,12 @@ Exit codes: 0 stopped by a signal; 1 it could not start or something failed; 2 c
 
 impl Args {
     pub(super) fn run(self) -> Result<ExitCode> {
-        self.logs.clone().start();
+        let logs = self.logs.clone();
+        logs.start();
+        logs.end(self.serve())
+    }
+
+    fn serve(self) -> Result<ExitCode> {
         let plan = self.plan()?;
         startup::harden()?;
         startup::check_may_mount()?;

@@ -60,7 +60,7 @@ impl Problems {
         if unsaid > 0 {
             message.push_str(&format!("; and {unsaid} more"));
         }
-        Err(RequestError { kind: RequestErrorKind::Invalid, message })
+        Err(RequestError { kind: RequestErrorKind::Invalid, message, problems: self.messages })
     }
 }
 
