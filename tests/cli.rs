@@ -199,16 +199,156 @@ fn a_reader_that_leaves_is_no_failure() {
     assert_eq!((child.wait().unwrap().code(), err.as_str()), (Some(0), ""));
 }
 
-/// A folder for one test with these files in it.
-fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
+const SELF_SIGNED: &str = "\
+apiVersion: certmount.dev/v1alpha1
+kind: ClusterIssuer
+metadata:
+  name: self-signed
+spec:
+  selfSigned: {}
+";
+
+const GOOD_POD: &str = "\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web
+  namespace: shop
+spec:
+  volumes:
+  - name: tls
+    csi:
+      driver: csi.certmount.dev
+      readOnly: true
+      volumeAttributes:
+        certmount.dev/issuer-kind: ClusterIssuer
+        certmount.dev/issuer-name: self-signed
+        certmount.dev/dns-names: web.${POD_NAMESPACE}.svc
+";
+
+/// Calls `certmount check` on a folder with these files, with `args` after it.
+fn check(files: &[(&str, &str)], args: &[&str]) -> Called {
+    let folder = tempfile::tempdir().expect("there is room for a folder");
     for (name, content) in files {
         write(&folder.path().join(name), content);
     }
-    folder
+    let folder = folder.path().to_str().expect("a plain path");
+    let args: Vec<_> = args.iter().map(|arg| arg.replace("DIR", folder)).collect();
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let called = certmount(&[&["check", folder], args.as_slice()].concat());
+    let out = called.out.replace(&format!("{folder}/"), "");
+    Called { out, ..called }
 }
 
 #[allow(clippy::disallowed_methods, reason = "nobody reads while the test writes")]
-fn write(path: &Path, content: &[u8]) {
-    std::fs::write(path, content).unwrap();
+fn write(path: &Path, content: &str) {
+    std::fs::write(path, content).expect("there is room for a file");
+}
+
+#[test]
+fn check_finds_nothing_wrong_with_what_is_right() {
+    let called = check(&[("issuer.yaml", SELF_SIGNED), ("pod.yaml", GOOD_POD)], &[]).exits(0);
+    assert_eq!(called.out, "ok: 1 issuer, 1 volume\n");
+    let called = check(&[("a.yaml", &format!("{SELF_SIGNED}---\n{GOOD_POD}"))], &["-o", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&called.exits(0).out).unwrap();
+    let expected = serde_json::json!({"ok": true, "issuers": 1, "volumes": 1, "findings": []});
+    assert_eq!(report, expected);
+}
+
+#[test]
+fn check_names_the_place_of_each_mistake() {
+    let issuer = SELF_SIGNED.replace("selfSigned", "selfSignd");
+    let called = check(&[("issuer.yaml", &issuer)], &[]).exits(1);
+    assert!(called.out.starts_with("issuer.yaml:6:"), "{}", called.out);
+    called.prints(&["error: ", "selfSigned", "1 error in 0 issuers, 0 volumes\n"]);
+
+    let pod = GOOD_POD
+        .replace("issuer-name: self-signed", "isuer-name: self-signed")
+        .replace("readOnly: true", "readOnly: false")
+        .replace("web.${POD_NAMESPACE}.svc", "\"web.${POD_NAMESPCE}.svc\"");
+    check(&[("issuer.yaml", SELF_SIGNED), ("pod.yaml", &pod)], &[]).exits(1).prints(&[
+        "pod.yaml:10:7: error: the volume must be read-only: write readOnly: true",
+        "pod.yaml:14:35: error: certmount.dev/isuer-name",
+        "did you mean issuer-name?",
+        "pod.yaml:15:34: error: certmount.dev/dns-names",
+        "POD_NAMESPACE",
+        " errors in 1 issuer, 1 volume\n",
+    ]);
+}
+
+#[test]
+fn check_holds_volumes_against_issuers_and_policy() {
+    let missing = GOOD_POD.replace("name: self-signed", "name: other");
+    check(&[("issuer.yaml", SELF_SIGNED), ("pod.yaml", &missing)], &[]).exits(1).prints(&[
+        "pod.yaml:14:36: error: there is no ClusterIssuer \"other\"",
+        "ClusterIssuer self-signed",
+    ]);
+    let foreign = GOOD_POD.replace("web.${POD_NAMESPACE}.svc", "www.example.com");
+    check(&[("issuer.yaml", SELF_SIGNED), ("pod.yaml", &foreign)], &[]).exits(1).prints(&[
+        "pod.yaml:",
+        "www.example.com",
+        "policy",
+    ]);
+    let allowed = SELF_SIGNED.to_owned()
+        + "  policy:\n  - namespaces: [shop]\n    dnsNames: [www.example.com]\n";
+    check(&[("issuer.yaml", &allowed), ("pod.yaml", &foreign)], &[]).exits(0);
+}
+
+#[test]
+fn check_looks_into_templates_and_passes_other_drivers_over() {
+    let template = |kind: &str| {
+        let spec = GOOD_POD.split_once("spec:\n").unwrap().1.replace("web.$", "api.$");
+        let spec: String = spec.lines().map(|line| format!("    {line}\n")).collect();
+        format!(
+            "apiVersion: apps/v1
+kind: {kind}
+metadata: {{name: api, namespace: shop}}
+spec:
+  template:
+    spec:
+{spec}"
+        )
+    };
+    for kind in ["Deployment", "StatefulSet", "DaemonSet", "Job"] {
+        let right = template(kind);
+        let called = check(&[("a.yaml", SELF_SIGNED), ("b.yaml", &right)], &[]).exits(0);
+        assert_eq!(called.out, "ok: 1 issuer, 1 volume\n", "{kind}");
+        let wrong = right.replace("dns-names:", "dns-nmaes:");
+        check(&[("a.yaml", SELF_SIGNED), ("b.yaml", &wrong)], &[])
+            .exits(1)
+            .prints(&["b.yaml:15:", "did you mean dns-names?"]);
+        let other = wrong.replace("driver: csi.certmount.dev", "driver: csi.example.com");
+        let called = check(&[("a.yaml", SELF_SIGNED), ("b.yaml", &other)], &[]).exits(0);
+        assert_eq!(called.out, "ok: 1 issuer, 0 volumes\n", "{kind}");
+    }
+}
+
+#[test]
+fn check_takes_manifests_and_attributes_from_elsewhere() {
+    let files = [("issuer.yaml", SELF_SIGNED), ("pod.txt", GOOD_POD)];
+    let called = check(&files, &["--pod", "DIR/pod.txt"]).exits(0);
+    assert_eq!(called.out, "ok: 1 issuer, 1 volume\n");
+    let attributes = "\
+certmount.dev/issuer-kind: ClusterIssuer
+certmount.dev/issuer-name: self-signed
+certmount.dev/dns-names: web.shop.svc
+certmount.dev/reuse-private-key: true
+";
+    let files = [("issuer.yaml", SELF_SIGNED), ("tls.txt", attributes)];
+    check(&files, &["--attributes", "DIR/tls.txt"])
+        .exits(1)
+        .prints(&["tls.txt:4:34: error: certmount.dev/reuse-private-key is a boolean", "quotes"]);
+    let quoted = attributes.replace(": true", ": \"true\"");
+    let files = [("issuer.yaml", SELF_SIGNED), ("tls.txt", quoted.as_str())];
+    check(&files, &["--attributes", "DIR/tls.txt", "--namespace", "shop"]).exits(0);
+    check(&files, &["--attributes", "DIR/tls.txt", "--namespace", "bank"])
+        .exits(1)
+        .prints(&["web.shop.svc"]);
+    check(&files, &["--pod", "DIR/missing.yaml"]).exits(1).complains(&["cannot read", "missing"]);
+}
+
+#[test]
+fn check_of_no_folder_says_so() {
+    certmount(&["check"]).exits(2).complains(&["<DIR>"]);
+    certmount(&["check", "/nowhere/at/all"]).exits(1).complains(&["is not a folder"]);
 }

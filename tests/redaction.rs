@@ -40,10 +40,11 @@ impl Planted {
     /// Plants what an EC key in PKCS#8 DER keeps secret.
     fn key(&mut self, name: &str, pkcs8: &[u8]) {
         // RFC 5915: the scalar is an octet string of 32 bytes.
-        let at = pkcs8.windows(2).position(|bytes| bytes == [0x04, 0x20]).unwrap() + 2;
+        let at = pkcs8.windows(2).position(|bytes| bytes == [0x04, 0x20]);
+        let at = at.expect("a P-256 key in PKCS#8 has a scalar") + 2;
         let scalar = &pkcs8[at..at + 32];
         let hex = scalar.iter().fold(String::new(), |mut hex, byte| {
-            write!(hex, "{byte:02x}").unwrap();
+            write!(hex, "{byte:02x}").expect("strings take all");
             hex
         });
         let base64 = STANDARD.encode(pkcs8);
@@ -72,17 +73,18 @@ fn decimal(bytes: &[u8]) -> String {
 
 /// A root CA: its certificate as PEM, and its key.
 fn root() -> (String, PrivateKey) {
-    let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap();
+    let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).expect("a key");
     let now = Clock::system().now();
     let validity =
         Validity { not_before: now, not_after: now + Duration::from_secs(10 * 365 * 86_400) };
     let template = Template {
-        subject: DistinguishedName::from_rfc4514("CN=root").unwrap(),
+        subject: DistinguishedName::from_rfc4514("CN=root").expect("a name"),
         subject_alt_names: Vec::new(),
-        usages: KeyUsages::parse(["cert sign"]).unwrap(),
+        usages: KeyUsages::parse(["cert sign"]).expect("a usage"),
         basic_constraints: BasicConstraints::Ca { path_len: None },
     };
-    let root = self_sign(&template, &key, validity, &AuthorityInformation::default()).unwrap();
+    let root = self_sign(&template, &key, validity, &AuthorityInformation::default());
+    let root = root.expect("a root");
     (certmount::x509::chain_to_pem([&root]), key)
 }
 
@@ -90,7 +92,7 @@ fn root() -> (String, PrivateKey) {
 fn root_yaml(planted: &mut Planted) -> String {
     let (certificate, key) = root();
     planted.key("the CA's key", key.pkcs8_der());
-    let key = key.to_pem(KeyEncoding::Pkcs8).unwrap();
+    let key = key.to_pem(KeyEncoding::Pkcs8).expect("PEM");
     let unused = planted.text("unused-value-of-the-secret");
     let [certificate, key, unused] =
         [certificate.as_bytes(), key.as_bytes(), unused.as_bytes()].map(|it| STANDARD.encode(it));
@@ -262,7 +264,7 @@ fn nothing_that_the_driver_prints_holds_a_secret() {
 /// The pod of `volume` as YAML.
 fn manifest(volume: &InlineVolume) -> String {
     let attributes = volume.attributes.iter().fold(String::new(), |mut text, (key, value)| {
-        writeln!(text, "        {key}: \"{value}\"").unwrap();
+        writeln!(text, "        {key}: \"{value}\"").expect("strings take all");
         text
     });
     format!(
@@ -316,7 +318,7 @@ fn debug_output_holds_no_secret() {
     planted.are_not_in("a key", &format!("{key:?} {key:#?}"));
     let pem = key.to_pem(KeyEncoding::Pkcs8).unwrap();
     let material = CaMaterial {
-        certificates: certificate.clone().into_bytes(),
+        certificates: certificate.into_bytes(),
         key: pem.as_bytes().to_vec().into(),
         anchors: None,
     };

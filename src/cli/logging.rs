@@ -83,8 +83,10 @@ impl LogArgs {
 /// A panic is a log line like any other, so that machines that read the log find it.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let location = panic.location().map(ToString::to_string).unwrap_or_default();
-    let payload = panic.payload_as_str().unwrap_or("panicked");
-    tracing::error!(location, panic = payload, "this is a bug in certmount; please report it");
+    let payload = panic.payload();
+    let literal = payload.downcast_ref::<&str>().copied();
+    let message = literal.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(location, panic = message, "this is a bug in certmount; please report it");
 }
 
 #[derive(Clone, Debug)]

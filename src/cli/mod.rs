@@ -68,7 +68,7 @@ from CERTMOUNT_DATA_ROOT; the flag wins.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Node(node::Args),
+    Node(Box<node::Args>),
     Demo(demo::Args),
     Inspect(inspect::Args),
     Check(check::Args),

@@ -138,7 +138,7 @@ struct Object {
     #[serde(default)]
     spec: Option<Spec>,
     #[serde(default)]
-    items: Vec<Object>,
+    items: Vec<Self>,
 }
 
 #[derive(Clone, Default, Deserialize)]
