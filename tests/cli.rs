@@ -159,7 +159,7 @@ fn the_manual_page_documents_every_command() {
         "\\-\\-data\\-root",
         "CERTMOUNT_DATA_ROOT",
     ]);
-    assert!(!called.out.contains("CERTMOUNT IN"), "a hidden command is documented");
+    assert!(!called.out.contains("CERTMOUNT IN NAMESPACE"), "a hidden command is documented");
 }
 
 #[test]
@@ -345,6 +345,28 @@ certmount.dev/reuse-private-key: true
         .exits(1)
         .prints(&["web.shop.svc"]);
     check(&files, &["--pod", "DIR/missing.yaml"]).exits(1).complains(&["cannot read", "missing"]);
+}
+
+#[test]
+fn ca_init_makes_an_issuer_that_passes_check() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("issuers");
+    let dir = dir.to_str().unwrap();
+    certmount(&["ca", "init", dir, "--name", "shop", "--common-name", "Shop CA"]).exits(0).prints(
+        &["shop-secret.yaml", "shop-issuer.yaml", "CN=Shop CA", "issuer-name: shop\n", "SHA-256"],
+    );
+    certmount(&["check", dir]).exits(0).prints(&["ok: 1 issuer, 0 volumes\n"]);
+    let pod = GOOD_POD.replace("issuer-name: self-signed", "issuer-name: shop");
+    write(&Path::new(dir).join("pod.yaml"), &pod);
+    certmount(&["check", dir]).exits(0).prints(&["ok: 1 issuer, 1 volume\n"]);
+
+    let again = ["ca", "init", dir, "--name", "shop"];
+    certmount(&again).exits(1).complains(&["shop-secret.yaml is there already"]);
+    certmount(&[again.as_slice(), &["--force"]].concat()).exits(0).prints(&["certmount root CA"]);
+    certmount(&["ca", "init", dir, "--name", "No Name"]).exits(1).complains(&["lower-case"]);
+    certmount(&["ca", "init", dir, "--duration", "soon"]).exits(2).complains(&["--duration"]);
+    certmount(&["ca", "init", dir, "--algorithm", "dsa"]).exits(2).complains(&["ed25519"]);
+    certmount(&["ca", "init"]).exits(2).complains(&["<DIR>"]);
 }
 
 #[test]

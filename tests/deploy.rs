@@ -9,10 +9,8 @@ use std::time::Duration;
 
 use certmount::clock::Timestamp;
 use certmount::issuer::IssueErrorKind;
-use certmount::observe::{Metrics, Process, VolumeCollector};
 use certmount::renew::{Outcome, Phase, Report, VolumeStatus};
 use certmount::spec::volume::{IssuerRef, PodRef, VolumeId};
-use prometheus_client::registry::Registry;
 
 const ALERTS: &str = include_str!("../deploy/chart/files/alerts.yaml");
 const DASHBOARD: &str = include_str!("../deploy/chart/files/dashboard.json");
@@ -62,8 +60,8 @@ fn the_pod_monitor_adds_the_label_node() {
 type Known = BTreeMap<String, BTreeSet<String>>;
 
 fn metrics() -> Known {
-    let mut registry = Registry::default();
-    let metrics = Metrics::register(&mut registry);
+    let started = Timestamp::from_second(0).unwrap();
+    let (registry, metrics) = certmount::observe::registry(Arc::new(|| vec![volume()]), started);
     metrics.observe(&report(Outcome::Issued {
         renewal: true,
         took: Duration::from_millis(3),
@@ -78,8 +76,6 @@ fn metrics() -> Known {
         retry_at: Timestamp::from_second(1_700_000_060).unwrap(),
         not_after: None,
     }));
-    registry.register_collector(Box::new(VolumeCollector::new(Arc::new(|| vec![volume()]))));
-    registry.register_collector(Box::new(Process::new(Timestamp::from_second(0).unwrap())));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
 

@@ -23,6 +23,15 @@ use crate::clock::Timestamp;
 use crate::renew::{Outcome, Phase, Report, VolumeStatus};
 use crate::spec::volume::{IssuerRef, PodRef};
 
+/// A registry with all metrics, to be printed, and the counters in it, to be counted up.
+pub fn registry(volumes: VolumesFn, started: Timestamp) -> (Arc<Registry>, Metrics) {
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    registry.register_collector(Box::new(VolumeCollector(volumes)));
+    registry.register_collector(Box::new(Process { started }));
+    (Arc::new(registry), metrics)
+}
+
 /// The counters of what happened. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -35,7 +44,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// Registers all counters, and the build's version.
-    pub fn register(registry: &mut Registry) -> Self {
+    fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             issued: Family::default(),
             failures: Family::default(),
@@ -155,14 +164,7 @@ struct FailureLabels {
 pub type VolumesFn = Arc<dyn Fn() -> Vec<VolumeStatus> + Send + Sync>;
 
 /// The volumes as they are at the moment of the scrape.
-pub struct VolumeCollector(VolumesFn);
-
-impl VolumeCollector {
-    /// A collector that asks `volumes` at each scrape.
-    pub fn new(volumes: VolumesFn) -> Self {
-        Self(volumes)
-    }
-}
+struct VolumeCollector(VolumesFn);
 
 impl fmt::Debug for VolumeCollector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -234,15 +236,8 @@ fn encode_gauge(
 
 /// What the process itself uses, under the names that Prometheus clients share.
 #[derive(Debug)]
-pub struct Process {
+struct Process {
     started: Timestamp,
-}
-
-impl Process {
-    /// A collector for this process, which started at `started`.
-    pub fn new(started: Timestamp) -> Self {
-        Self { started }
-    }
 }
 
 impl Collector for Process {

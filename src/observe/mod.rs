@@ -10,5 +10,5 @@ mod report;
 
 pub use health::{Gate, Readiness, answers};
 pub use http::{Endpoints, bind_private};
-pub use metrics::{Metrics, Process, VolumeCollector, VolumesFn};
+pub use metrics::{Metrics, VolumesFn, registry};
 pub use report::consume;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Error, Result, bail};
-use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -16,9 +15,7 @@ use tracing::{error, info, warn};
 use crate::clock::Clock;
 use crate::config::{self, Problem, Severity};
 use crate::csi::{Endpoint, Listener, Plugin, Registration, RegistrationState};
-use crate::observe::{
-    self, Endpoints, Metrics, Process, Readiness, VolumeCollector, VolumesFn, bind_private,
-};
+use crate::observe::{self, Endpoints, Metrics, Readiness, VolumesFn, bind_private};
 use crate::renew::{Renewer, Settings};
 use crate::spec::policy::Cluster;
 use crate::spec::request::NodeContext;
@@ -69,14 +66,11 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
         reports,
     });
 
-    let mut registry = Registry::default();
-    let metrics = Metrics::register(&mut registry);
     let asked = renewer.clone();
     let volumes: VolumesFn = Arc::new(move || asked.volumes());
-    registry.register_collector(Box::new(VolumeCollector::new(Arc::clone(&volumes))));
-    registry.register_collector(Box::new(Process::new(clock.now())));
+    let (registry, metrics) = observe::registry(Arc::clone(&volumes), clock.now());
     let endpoints = Endpoints {
-        registry: Arc::new(registry),
+        registry,
         readiness: readiness.clone(),
         csi_socket: plan.endpoint.path().to_owned(),
         volumes,

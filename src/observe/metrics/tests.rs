@@ -144,7 +144,7 @@ fn volumes_are_shown_as_they_are_at_the_scrape() {
     let mut registry = Registry::default();
     let seen = Arc::clone(&volumes);
     let ask: VolumesFn = Arc::new(move || seen.lock().unwrap().clone());
-    registry.register_collector(Box::new(VolumeCollector::new(ask)));
+    registry.register_collector(Box::new(VolumeCollector(ask)));
 
     let text = scrape(&registry);
     let labels = r#"namespace="shop",pod="web-0",volume_id="csi-web-0",issuer_kind="ClusterIssuer",issuer_name="local-ca""#;
@@ -167,7 +167,7 @@ fn volumes_are_shown_as_they_are_at_the_scrape() {
 fn the_process_reads_its_own_use() {
     let mut registry = Registry::default();
     let started = Timestamp::from_second(1_700_000_000).unwrap();
-    registry.register_collector(Box::new(Process::new(started)));
+    registry.register_collector(Box::new(Process { started }));
     let text = scrape(&registry);
     let value = |name: &str| -> f64 {
         let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
