@@ -26,11 +26,14 @@ pub fn namespaced(body: impl FnOnce()) {
     }
     let thread = std::thread::current();
     let test = thread.name().expect("libtest names each test's thread after the test");
+    // What the test leaves in it can be mounted on until the namespace is gone, so only then removed.
+    let temporary = tempfile::tempdir().expect("there is room for temporary files");
     let output = Command::new(env!("CARGO_BIN_EXE_certmount"))
         .args(["in-namespace", "--"])
         .arg(std::env::current_exe().expect("the test binary has a path"))
         .args([test, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
+        .env("TMPDIR", temporary.path())
         .output()
         .expect("the certmount binary runs");
     let (out, err) =
