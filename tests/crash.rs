@@ -4,6 +4,8 @@
 //! every step is hit. After the next start each volume must be whole or gone: no mount, file or
 //! key is left of what ended, and a pod never sees a key beside another's certificate.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod common;
 
 use std::fs;

@@ -1,6 +1,8 @@
 //! The life of volumes in the renewer: real mounts, real keys and certificates, a CA that can be
 //! told to misbehave, and hours that pass in milliseconds on a paused clock.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod common;
 
 use std::collections::BTreeMap;
