@@ -258,7 +258,9 @@ fn a_pod_sees_its_files_as_it_asked_for_them() {
         let mut volume = InlineVolume::new(&"n".repeat(63), &pod, &ATTRIBUTES);
         volume.name = "v".repeat(63);
         volume.pod.uid = "0b5a9c54-6f7c-4d4b-9d5e-3a6f1c2d4e5f".to_owned();
-        volume.fs_group = Some(2000);
+        // A user without rights has no other group in his namespace than his own.
+        let group = if knows_group(2000) { 2000 } else { 0 };
+        volume.fs_group = Some(group);
         let target = kubelet.publish(&volume).await.unwrap();
         for (file, first_line) in [
             ("tls.crt", "-----BEGIN CERTIFICATE-----"),
@@ -268,7 +270,7 @@ fn a_pod_sees_its_files_as_it_asked_for_them() {
             let text = fs::read_to_string(target.join(file)).unwrap();
             assert!(text.starts_with(first_line), "{file}");
             let metadata = fs::metadata(target.join(file)).unwrap();
-            assert_eq!(metadata.gid(), 2000, "{file}");
+            assert_eq!(metadata.gid(), group, "{file}");
             assert_eq!(metadata.permissions().mode() & 0o7777, 0o440, "{file}");
         }
         let write = fs::File::create(target.join("own-file")).unwrap_err();
@@ -377,6 +379,16 @@ fn group(request: &mut NodePublishVolumeRequest, group: &str) {
     if let Some(AccessType::Mount(mount)) = &mut capability(request).access_type {
         mount.volume_mount_group = group.to_owned();
     }
+}
+
+/// Whether files of this namespace can be a group's (user_namespaces(7)).
+fn knows_group(group: u32) -> bool {
+    let map = fs::read_to_string("/proc/self/gid_map").unwrap();
+    map.lines().any(|line| {
+        let mut fields = line.split_whitespace().map(|field| field.parse::<u32>().unwrap());
+        let (first, _, count) = (fields.next(), fields.next(), fields.next());
+        (first.unwrap()..=first.unwrap().saturating_add(count.unwrap() - 1)).contains(&group)
+    })
 }
 
 /// The files that a pod sees, by name.

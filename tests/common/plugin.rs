@@ -9,12 +9,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use certmount::csi::client::Kubelet;
-use nix::mount::{MntFlags, umount2};
 use tempfile::TempDir;
 
 /// A `certmount node` in a folder of its own. Mounts, so its tests run in `namespaced`.
 ///
-/// Killed when it is dropped, and everything it mounted goes.
+/// Killed when it is dropped; what it mounted goes with the namespace.
 pub struct Plugin {
     folder: TempDir,
     driver: Option<Child>,
@@ -147,9 +146,12 @@ impl Plugin {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    /// What is mounted below the plugin's folder, in order.
+    /// The mount points below the plugin's folder as they were mounted; one that is covered is
+    /// there twice.
     pub fn mounts(&self) -> Vec<PathBuf> {
-        mounts_below(self.folder.path())
+        let mountinfo = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
+        let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
+        points.map(PathBuf::from).filter(|point| point.starts_with(self.folder.path())).collect()
     }
 
     /// Everything that is left of volumes: mounts, and what is in the folders of driver and kubelet.
@@ -184,15 +186,5 @@ impl Plugin {
 impl Drop for Plugin {
     fn drop(&mut self) {
         self.kill();
-        for mount in self.mounts().iter().rev() {
-            let _ = umount2(mount, MntFlags::MNT_DETACH);
-        }
     }
-}
-
-/// The mount points below `folder` as they were mounted; one that is covered is there twice.
-fn mounts_below(folder: &Path) -> Vec<PathBuf> {
-    let mountinfo = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
-    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
-    points.map(PathBuf::from).filter(|point| point.starts_with(folder)).collect()
 }
