@@ -4,7 +4,11 @@
 //! `cargo test` builds the examples first; with `--test example_https` alone, run
 //! `cargo build --examples` before.
 
-#![allow(clippy::disallowed_methods, reason = "writes files before anyone reads them")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests write files before anyone reads them, and fail by panicking"
+)]
 
 use std::fs;
 use std::net::SocketAddr;

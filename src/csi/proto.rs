@@ -17,14 +17,7 @@ pub mod csi {
 }
 
 /// Kubelet's plugin registration.
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    unused_qualifications,
-    clippy::all,
-    clippy::allow_attributes_without_reason,
-    reason = "generated"
-)]
+#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated")]
 pub mod pluginregistration {
     tonic::include_proto!("pluginregistration");
 }

@@ -100,6 +100,8 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
     }
 
     let ended = tokio::select! {
+        // The parts end by the same token: who ends because of it has not failed.
+        biased;
         () = shutdown.cancelled() => Ok(()),
         Some(part) = parts.join_next() => early_end(part),
     };
