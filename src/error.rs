@@ -29,7 +29,7 @@ mod tests {
     #[error("{says}")]
     struct Link {
         says: &'static str,
-        source: Option<Box<Link>>,
+        source: Option<Box<Self>>,
     }
 
     fn link(says: &'static str, source: Option<Link>) -> Link {

@@ -17,7 +17,14 @@ pub mod csi {
 }
 
 /// Kubelet's plugin registration.
-#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated"
+)]
 pub mod pluginregistration {
     tonic::include_proto!("pluginregistration");
 }

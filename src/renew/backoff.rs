@@ -13,7 +13,7 @@ const SHORTEST: Duration = Duration::from_secs(1);
 
 /// Where the volume stands when an attempt fails.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Stake {
+pub(super) enum Stake {
     /// A pod waits for its first certificate.
     First,
     /// A certificate holds for this long yet; nothing is left of it when it is zero.
@@ -25,7 +25,7 @@ pub enum Stake {
 /// Doubles from a first wait up to a cap, both by kind, each cut by up to half at random for the
 /// seed. A renewal tries at least eight times in the life that remains. What the CA asked for with
 /// `Retry-After` is a floor under all of that.
-pub fn wait(error: &IssueError, failures: u32, stake: Stake, seed: Seed) -> Duration {
+pub(super) fn wait(error: &IssueError, failures: u32, stake: Stake, seed: Seed) -> Duration {
     let (first, cap) = bounds(error.kind, stake);
     let full = first.saturating_mul(2u32.saturating_pow(failures.min(20))).min(cap);
     let wait = full - seed.part_of(full / 2, failures);

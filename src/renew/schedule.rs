@@ -25,18 +25,18 @@ const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A volume's own place in every spread: derived from its id, so that it outlives restarts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Seed(u64);
+pub(super) struct Seed(u64);
 
 impl Seed {
     /// The seed of a volume.
-    pub fn of(volume: &VolumeId) -> Self {
+    pub(super) fn of(volume: &VolumeId) -> Self {
         let hash = digest::digest(&digest::SHA256, volume.as_str().as_bytes());
         let head = hash.as_ref().first_chunk().expect("SHA-256 has 32 bytes");
         Self(u64::from_be_bytes(*head))
     }
 
     /// A part of `span`, from nothing up to but without the whole, fixed for this seed and `turn`.
-    pub fn part_of(self, span: Duration, turn: u32) -> Duration {
+    pub(super) fn part_of(self, span: Duration, turn: u32) -> Duration {
         // SplitMix64: neighbouring turns must not give neighbouring parts.
         let mut mixed = self
             .0
@@ -53,13 +53,13 @@ impl Seed {
 ///
 /// CAs backdate `notBefore` (ours by five minutes, others by an hour), which would put the renewal
 /// of a short certificate into the past. What was asked for tells where the backdating ends.
-pub fn lifetime(validity: Validity, asked: Duration) -> Duration {
+pub(super) fn lifetime(validity: Validity, asked: Duration) -> Duration {
     between(validity.not_before, validity.not_after).min(asked)
 }
 
 /// When to renew a certificate: `renew_before` its end, or when a third of its lifetime is left,
 /// less a jitter.
-pub fn renew_at(validity: Validity, spec: &CertificateSpec, seed: Seed) -> Timestamp {
+pub(super) fn renew_at(validity: Validity, spec: &CertificateSpec, seed: Seed) -> Timestamp {
     let life = lifetime(validity, spec.duration);
     let left = match spec.renew_before {
         Some(RenewBefore::Duration(left)) if left < life => left,
@@ -71,7 +71,7 @@ pub fn renew_at(validity: Validity, spec: &CertificateSpec, seed: Seed) -> Times
 }
 
 /// [`renew_at`] for a certificate that has just come: never so soon that renewing turns into a loop.
-pub fn renew_at_after_issue(
+pub(super) fn renew_at_after_issue(
     validity: Validity,
     spec: &CertificateSpec,
     seed: Seed,
@@ -82,12 +82,12 @@ pub fn renew_at_after_issue(
 }
 
 /// The window within which volumes follow a changed CA.
-pub fn spread_window(validity: Validity, asked: Duration) -> Duration {
+pub(super) fn spread_window(validity: Validity, asked: Duration) -> Duration {
     (lifetime(validity, asked) / SPREAD_DIVISOR).min(SPREAD_CAP)
 }
 
 /// The time from `earlier` to `later`, nothing if they are the other way round.
-pub fn between(earlier: Timestamp, later: Timestamp) -> Duration {
+pub(super) fn between(earlier: Timestamp, later: Timestamp) -> Duration {
     Duration::try_from(later.duration_since(earlier)).unwrap_or_default()
 }
 
