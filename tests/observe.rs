@@ -164,6 +164,27 @@ fn inspect_shows_the_same_volume_from_every_side() {
 }
 
 #[test]
+fn inspect_watches_until_it_is_stopped() {
+    use std::io::{BufRead as _, BufReader};
+    namespaced_async(|| async {
+        let plugin = Plugin::with_config(&[SELF_SIGNED]);
+        let mut watching = Command::new(env!("CARGO_BIN_EXE_certmount"))
+            .args(["inspect", "--watch", "-o", "json", "--socket"])
+            .arg(plugin.admin_socket())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+        let mut next = || json(&lines.next().expect("it goes on").unwrap());
+        assert_eq!(next(), serde_json::json!([]));
+        plugin.kubelet().publish(&volume("web-0", "self-signed")).await.unwrap();
+        assert_eq!(next()[0]["pod"]["name"], "web-0");
+        watching.kill().unwrap();
+        watching.wait().unwrap();
+    });
+}
+
+#[test]
 fn probes_answer_while_kubelet_has_not_registered() {
     namespaced_async(|| async {
         let registry = tempfile::tempdir().unwrap();
@@ -259,9 +280,11 @@ fn a_driver_asked_to_end_leaves_its_volumes_and_the_next_takes_them_over() {
 
         plugin.restart();
         assert_eq!(std::fs::read(target.join("tls.crt")).unwrap(), before);
-        let volumes = json(&plugin.get("/v1/volumes").1);
-        assert_eq!(volumes[0]["pod"]["name"], "web-0");
-        assert_eq!(volumes[0]["phase"], "ready");
+        // Its task reads the files first.
+        plugin.wait("the volume is taken over", || {
+            let volumes = json(&plugin.get("/v1/volumes").1);
+            volumes[0]["pod"]["name"] == "web-0" && volumes[0]["phase"] == "ready"
+        });
         let log = plugin.log();
         assert!(log.contains("volumes taken over"), "{log}");
     });
