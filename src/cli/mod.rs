@@ -8,7 +8,9 @@ mod ca;
 mod check;
 mod completions;
 mod demo;
+mod exec;
 mod inspect;
+mod install;
 mod logging;
 pub mod namespace;
 mod node;
@@ -72,6 +74,8 @@ enum Command {
     Demo(demo::Args),
     Inspect(inspect::Args),
     Check(check::Args),
+    Exec(Box<exec::Args>),
+    Install(install::Args),
     #[command(subcommand)]
     Ca(ca::Command),
     Attributes(attributes::Args),
@@ -95,6 +99,8 @@ impl Command {
             Self::Demo(args) => demo::run(args),
             Self::Inspect(args) => args.run(),
             Self::Check(args) => args.run(),
+            Self::Exec(args) => args.run(),
+            Self::Install(args) => args.run(),
             Self::Ca(command) => command.run(),
             Self::Attributes(args) => args.run(),
             Self::Completions(args) => args.run(),

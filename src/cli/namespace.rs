@@ -107,7 +107,8 @@ fn reap_until(child: &Child) -> Result<ExitStatus> {
     }
 }
 
-fn exit_code(status: ExitStatus) -> ExitCode {
+/// The exit code of a process; 128 and the signal's number where a signal ended it.
+pub(super) fn exit_code(status: ExitStatus) -> ExitCode {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
