@@ -54,6 +54,9 @@ pub struct Renewer {
     shared: Arc<Shared>,
 }
 
+/// How many slow keys are made at once: fewer than the runtime has blocking threads.
+const MOST_SLOW_KEYS: usize = 2;
+
 /// What the renewer and its tasks share.
 #[derive(Debug)]
 struct Shared {
@@ -182,7 +185,7 @@ impl Renewer {
             settings,
             slots: Mutex::default(),
             ledger: trust::Ledger::default(),
-            slow_keys: tokio::sync::Semaphore::new((cores / 2).max(1)),
+            slow_keys: tokio::sync::Semaphore::new((cores / 2).clamp(1, MOST_SLOW_KEYS)),
         };
         Self { shared: Arc::new(shared) }
     }

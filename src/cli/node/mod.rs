@@ -266,13 +266,13 @@ impl Signals {
     }
 }
 
-/// Few threads, whatever the machine: each that allocates keeps a heap of its own, and the work is
-/// short. The blocking ones make keys and mount.
+/// Few threads, whatever the machine: each that allocates keeps a heap of its own (an arena of
+/// glibc's), and the work is short. The blocking ones make keys and mount.
 fn runtime() -> Result<Runtime> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores.clamp(2, 4))
-        .max_blocking_threads(8)
+        .max_blocking_threads(4)
         .thread_name("certmount")
         .enable_all()
         .build()
