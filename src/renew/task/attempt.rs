@@ -1,0 +1,205 @@
+//! One attempt at a certificate: key, request, answer, files.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::Installed;
+use super::anchors::settling;
+use super::life::{Life, Stopped};
+use crate::clock::Timestamp;
+use crate::issuer::{HandleStore, IssueError, IssueErrorKind, Issuer, Order};
+use crate::renew::{Outcome, blocking, schedule, trust};
+use crate::spec::request::{CertificateSpec, PublishRequest};
+use crate::volume::{Volume, VolumeIoError};
+use crate::x509::{Bundle, CertificationRequest, Issued, PrivateKey};
+
+impl Life {
+    /// One attempt at a certificate; answers when to renew it.
+    pub(super) async fn attempt(&mut self) -> Result<Timestamp, Stopped> {
+        let began = Instant::now();
+        let request = self.request();
+        let spec = &request.certificate;
+        let issuer = self.issuer(&request)?;
+        let (volume, key) = self.prepare(&request).await?;
+        let csr = CertificationRequest::new(&spec.template, &key).map_err(|error| {
+            IssueError::new(IssueErrorKind::Config, "the certification request cannot be made")
+                .caused_by(error)
+        })?;
+        let handle = PendingHandle(volume.clone());
+        let order = Order {
+            volume: &request.volume,
+            pod: &request.pod,
+            spec,
+            request: &csr,
+            key: &key,
+            handle: &handle,
+        };
+        let issued = tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => return Err(Stopped::Cancelled),
+            issued = issuer.issue(order) => issued?,
+        };
+        let installed = self.write(&request, issuer.as_ref(), volume, key, issued).await?;
+        let renewal = self.progress.borrow().installed.is_some();
+        let (leaf, renew_at) = (installed.leaf.clone(), installed.renew_at);
+        self.install(installed, u64::from(renewal));
+        self.failures = 0;
+        self.shared.report(
+            self.subject(),
+            Outcome::Issued {
+                renewal,
+                took: began.elapsed(),
+                serial: leaf.serial_number(),
+                not_after: leaf.validity().not_after,
+                renew_at,
+            },
+        );
+        Ok(renew_at)
+    }
+
+    /// The issuer that the volume names, if it is ready and allows what is asked.
+    pub(super) fn issuer(&self, request: &PublishRequest) -> Result<Arc<dyn Issuer>, IssueError> {
+        let reference = &request.certificate.issuer;
+        let config = |message| IssueError::new(IssueErrorKind::Config, message);
+        let issuers = &self.shared.settings.issuers;
+        let entry = issuers
+            .get(reference, &request.pod.namespace)
+            .ok_or_else(|| config(format!("there is no {reference}; create it, or correct issuer-name, issuer-kind and issuer-group of the volume")))?;
+        entry
+            .policy
+            .check(&request.pod, &request.certificate)
+            .map_err(|denied| IssueError::new(IssueErrorKind::Denied, denied.to_string()))?;
+        entry.issuer.map_err(|reason| config(format!("{reference} is not ready: {reason}")))
+    }
+
+    /// The volume, made if need be, and the key to have signed.
+    async fn prepare(
+        &mut self,
+        request: &Arc<PublishRequest>,
+    ) -> Result<(Volume, Arc<PrivateKey>), Stopped> {
+        let shared = Arc::clone(&self.shared);
+        let _turn = if request.certificate.key_algorithm.is_slow() {
+            tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return Err(Stopped::Cancelled),
+                turn = shared.slow_keys.acquire() => turn.ok(),
+            }
+        } else {
+            None
+        };
+        let (record, request) = (Arc::clone(&self.record), Arc::clone(request));
+        let (volumes, volume) = (shared.settings.volumes.clone(), self.volume.clone());
+        let made = blocking(move || {
+            let volume = match volume {
+                Some(volume) => volume,
+                None => volumes.create(&record).map_err(node_error)?,
+            };
+            let key = key_to_sign(&volume, &request.certificate);
+            Ok::<_, IssueError>((volume, key))
+        });
+        let (volume, key) = made.await?;
+        self.set_volume(volume.clone());
+        Ok((volume, Arc::new(key?)))
+    }
+
+    /// Checks the answer and swaps the files.
+    async fn write(
+        &self,
+        request: &Arc<PublishRequest>,
+        issuer: &dyn Issuer,
+        volume: Volume,
+        key: Arc<PrivateKey>,
+        issued: Issued,
+    ) -> Result<Installed, IssueError> {
+        let current = issuer.trust_anchors().map(<[_]>::to_vec);
+        let held = self.progress.borrow().installed.as_ref().map(|held| held.anchors.clone());
+        let (shared, request, seed) = (Arc::clone(&self.shared), Arc::clone(request), self.seed);
+        blocking(move || {
+            let spec = &request.certificate;
+            let now = shared.settings.clock.now();
+            let bundle =
+                Bundle::new(key, issued, &spec.template, spec.duration, now).map_err(|error| {
+                    let message = "the issuer's answer is not what was asked for and is not used";
+                    IssueError::new(IssueErrorKind::BadResponse, message).caused_by(error)
+                })?;
+            let own_anchors = bundle.trust_anchors().to_vec();
+            let validity = bundle.leaf().validity();
+            let anchors = trust::anchors(
+                current.as_deref().unwrap_or(&own_anchors),
+                &[&own_anchors, held.as_deref().unwrap_or_default()],
+                &shared.ledger,
+                now,
+                settling(validity, spec),
+            );
+            let bundle = bundle.with_trust_anchors(anchors);
+            write_files(&volume, &request, &bundle)?;
+            volume.clear_pending().map_err(node_error)?;
+            Ok(Installed {
+                leaf: bundle.leaf().clone(),
+                own_anchors,
+                anchors: bundle.trust_anchors().to_vec(),
+                renew_at: schedule::renew_at_after_issue(validity, spec, seed, now),
+            })
+        })
+        .await
+    }
+}
+
+/// Where an issuer's handle on an order is kept: in the volume.
+#[derive(Debug)]
+struct PendingHandle(Volume);
+
+impl HandleStore for PendingHandle {
+    fn load(&self) -> Option<String> {
+        self.0.pending_handle().ok().flatten()
+    }
+
+    fn save(&self, handle: &str) -> std::io::Result<()> {
+        self.0.set_pending_handle(handle).map_err(|error| error.source)
+    }
+}
+
+/// The key of an order under way, else the old one if it is to be kept, else a new one.
+fn key_to_sign(volume: &Volume, spec: &CertificateSpec) -> Result<PrivateKey, IssueError> {
+    let fits = |key: &PrivateKey| key.algorithm() == spec.key_algorithm;
+    if let Some(pending) = volume.pending_key().map_err(node_error)? {
+        if let Some(key) = PrivateKey::from_pkcs8_der(&pending).ok().filter(fits) {
+            return Ok(key);
+        }
+        volume.clear_pending().map_err(node_error)?;
+    }
+    let key = match kept_key(volume, spec)?.filter(fits) {
+        Some(key) => key,
+        None => PrivateKey::generate(spec.key_algorithm).map_err(|error| {
+            IssueError::new(IssueErrorKind::Node, "no private key could be made").caused_by(error)
+        })?,
+    };
+    volume.set_pending_key(key.pkcs8_der()).map_err(node_error)?;
+    Ok(key)
+}
+
+fn kept_key(volume: &Volume, spec: &CertificateSpec) -> Result<Option<PrivateKey>, IssueError> {
+    if !spec.reuse_private_key {
+        return Ok(None);
+    }
+    let state = volume.state().map_err(node_error)?;
+    let bundle = state.and_then(|state| Bundle::from_state(&state).ok());
+    Ok(bundle.and_then(|bundle| PrivateKey::from_pkcs8_der(bundle.key().pkcs8_der()).ok()))
+}
+
+pub(super) fn write_files(
+    volume: &Volume,
+    request: &PublishRequest,
+    bundle: &Bundle,
+) -> Result<(), IssueError> {
+    let payload = request.files.render(bundle).map_err(|error| {
+        let message = "the certificate cannot be written in a form that the volume asks for";
+        IssueError::new(IssueErrorKind::Config, message).caused_by(error)
+    })?;
+    volume.write(&payload, &bundle.to_state(), &request.ownership).map_err(node_error)
+}
+
+pub(super) fn node_error(error: VolumeIoError) -> IssueError {
+    IssueError::new(IssueErrorKind::Node, "this node cannot keep the volume").caused_by(error)
+}
