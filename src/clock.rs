@@ -38,13 +38,20 @@ impl Clock {
     ///
     /// A clock that steps forward, or a machine that slept, is noticed within 60 seconds.
     pub async fn sleep_until(&self, at: Timestamp) {
+        self.sleep_between(Timestamp::MIN, at).await;
+    }
+
+    /// Returns once the wall clock reads `until` or later, or something before `from`: then it was
+    /// set back, and a plan that was made at `from` counts no longer.
+    ///
+    /// A clock that was set, or a machine that slept, is noticed within 60 seconds.
+    pub async fn sleep_between(&self, from: Timestamp, until: Timestamp) {
         loop {
-            let Ok(left) = Duration::try_from(at.duration_since(self.now())) else {
-                return;
-            };
-            if left.is_zero() {
+            let now = self.now();
+            if now < from || now >= until {
                 return;
             }
+            let left = Duration::try_from(until.duration_since(now)).unwrap_or_default();
             tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
         }
     }
@@ -109,5 +116,18 @@ mod tests {
         step.store(-3_600, Ordering::SeqCst);
         waiting.await.unwrap();
         assert!(clock.now() >= at);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_step_back_before_the_plan_was_made_ends_the_wait() {
+        let (clock, step) = stepped();
+        let (from, until) = (clock.now(), clock.now() + Duration::from_secs(86_400));
+        let waiting = tokio::spawn({
+            let clock = clock.clone();
+            async move { clock.sleep_between(from, until).await }
+        });
+        step.store(-3_600, Ordering::SeqCst);
+        waiting.await.unwrap();
+        assert!(clock.now() < from);
     }
 }

@@ -2,6 +2,7 @@
 //! told to misbehave, and hours that pass in milliseconds on a paused clock.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::disallowed_methods, reason = "a test that does damage")]
 
 mod common;
 
@@ -284,14 +285,137 @@ fn the_wall_clock_may_step_forward_and_back() {
     in_world(async |world| {
         let volume = world.publish("web", &[]).await;
         let serial = world.leaf(&volume).serial_number();
-        world.step.store(-2 * 3_600, Ordering::SeqCst);
+        world.step.store(-200, Ordering::SeqCst);
         world.sleep(Duration::from_secs(180)).await;
-        assert_eq!(world.ca.asked.load(Ordering::SeqCst), 1, "a step back renews nothing");
+        assert_eq!(world.ca.asked.load(Ordering::SeqCst), 1, "a short step back renews nothing");
 
         world.step.store(3_000, Ordering::SeqCst);
         world.sleep(Duration::from_secs(120)).await;
         assert_ne!(world.leaf(&volume).serial_number(), serial, "a step forward is noticed");
         assert_eq!(world.ca.asked.load(Ordering::SeqCst), 2, "and renews once");
+
+        // A machine that started with its clock in the future, until NTP set it right.
+        world.step.store(-1_500, Ordering::SeqCst);
+        world.sleep(Duration::from_secs(180)).await;
+        assert!(world.leaf(&volume).validity().not_before <= world.clock.now(), "it holds again");
+        assert_eq!(world.ca.asked.load(Ordering::SeqCst), 3, "and was renewed once for that");
+    });
+}
+
+#[test]
+fn a_retry_does_not_wait_for_a_time_that_was_a_mistake() {
+    in_world(async |world| {
+        world.step.store(365 * 86_400, Ordering::SeqCst);
+        world.ca.failing.store(true, Ordering::SeqCst);
+        world.try_publish("web", &[]).await.unwrap_err();
+        world.step.store(0, Ordering::SeqCst);
+        world.ca.failing.store(false, Ordering::SeqCst);
+        world.sleep(Duration::from_secs(120)).await;
+        world.publish("web", &[]).await;
+    });
+}
+
+#[test]
+fn an_issuer_that_breaks_down_is_an_attempt_that_failed() {
+    in_world(async |world| {
+        let volume = world.publish("web", &[]).await;
+        let serial = world.leaf(&volume).serial_number();
+        *world.ca.trick.lock().unwrap() = Some(Trick::Panic);
+        world.sleep(HOUR * 70 / 100).await;
+        let status = world.status(&volume);
+        assert_eq!(status.phase, Phase::RenewalFailing);
+        assert!(status.last_error.unwrap().contains("broke down"));
+        assert_eq!(world.leaf(&volume).serial_number(), serial);
+        let refused = world.try_publish("other", &[]).await.unwrap_err();
+        assert!(refused.contains("broke down"), "{refused}");
+
+        *world.ca.trick.lock().unwrap() = None;
+        world.sleep(HOUR * 10 / 100).await;
+        assert_ne!(world.leaf(&volume).serial_number(), serial, "nobody tried again");
+        assert_eq!(world.status(&volume).phase, Phase::Ready);
+        world.publish("other", &[]).await;
+        world.unpublish("other").await;
+        world.unpublish("web").await;
+        world.assert_nothing_left();
+    });
+}
+
+#[test]
+fn a_change_of_other_issuers_makes_nobody_try_again() {
+    in_world(async |world| {
+        world.ca.failing.store(true, Ordering::SeqCst);
+        world.try_publish("web", &[]).await.unwrap_err();
+        // Long enough to be at the longest pause between attempts.
+        world.sleep(Duration::from_secs(550)).await;
+        let asked = world.ca.asked.load(Ordering::SeqCst);
+        for edit in 0..20 {
+            let mut set = issuer_set(&world.ca);
+            let (mut key, entry) =
+                set.0.first_key_value().map(|(k, e)| (k.clone(), e.clone())).unwrap();
+            key.name = format!("other-{edit}");
+            set.0.insert(key, entry);
+            world.issuers.send_replace(Arc::new(set));
+            world.sleep(Duration::from_millis(100)).await;
+        }
+        let more = world.ca.asked.load(Ordering::SeqCst) - asked;
+        assert!(more <= 1, "asked {more} times in two seconds");
+    });
+}
+
+#[test]
+fn a_restart_while_a_ca_changes_drops_no_anchor_that_others_need() {
+    in_world(async |mut world| {
+        let volumes = [world.publish("one", &[]).await, world.publish("two", &[]).await];
+        let old = world.ca.authority().certificate().clone();
+        let new = world.replace_ca("second");
+        world.sleep(HOUR / 10).await;
+        world = world.restart().await;
+        for volume in &volumes {
+            assert!(world.leaf(volume).is_signed_by(&new));
+            assert!(contains(&world.anchors(volume), &old), "leaves of other nodes may need it");
+        }
+        world.sleep(HOUR * 4 / 10).await;
+        for volume in &volumes {
+            assert!(!contains(&world.anchors(volume), &old), "the old one is gone");
+        }
+    });
+}
+
+#[test]
+fn a_failure_to_replace_trust_anchors_is_over_when_they_are_replaced() {
+    in_world(async |world| {
+        let volume = world.publish("web", &[]).await;
+        let states = world.directory.path().join("data").join(volume.as_str()).join("state");
+        let state = fs::read_dir(states).unwrap().next().unwrap().unwrap().path();
+        let good = fs::read(&state).unwrap();
+        fs::write(&state, "damaged").unwrap();
+        let more = world.trust_also("second");
+        world.sleep(Duration::from_secs(1)).await;
+        let status = world.status(&volume);
+        assert_eq!(status.phase, Phase::RenewalFailing);
+        assert!(status.last_error.unwrap().contains("damaged"));
+
+        fs::write(&state, good).unwrap();
+        world.sleep(Duration::from_secs(120)).await;
+        assert!(contains(&world.anchors(&volume), &more));
+        let status = world.status(&volume);
+        assert_eq!((status.phase, status.last_error), (Phase::Ready, None));
+    });
+}
+
+#[test]
+fn a_large_key_holds_up_nobody() {
+    in_world(async |world| {
+        let rsa = |size| [("key-algorithm", "RSA"), ("key-size", size)];
+        let large = world.start_publish("large", &rsa("8192"));
+        let volume = world.volume_id("large");
+        world.publish("common", &rsa("2048")).await;
+        world.publish("fast", &[]).await;
+        assert_eq!(world.status(&volume).phase, Phase::Issuing);
+        // Nor does it hold up its own end.
+        world.unpublish("large").await;
+        assert!(large.await.unwrap().is_err());
+        assert_eq!(world.ca.asked.load(Ordering::SeqCst), 2, "it waited for the key");
     });
 }
 
@@ -304,6 +428,9 @@ fn drain_ends_the_work_and_leaves_the_volumes() {
         assert_eq!(fs::read(world.target("web").join("tls.key")).unwrap(), key);
         let refused = world.try_publish("other", &[]).await.unwrap_err();
         assert!(refused.contains("shutting down"), "{refused}");
+        assert_eq!(world.status(&volume).phase, Phase::Ready, "nobody can look any more");
+        world.unpublish("web").await;
+        world.assert_nothing_left();
     });
 }
 
@@ -328,6 +455,8 @@ fn in_world(body: impl AsyncFnOnce(World)) {
             .build()
             .unwrap();
         runtime.block_on(async { body(World::new()).await });
+        // A key that is being made is waited for otherwise.
+        runtime.shutdown_background();
     });
 }
 
@@ -477,6 +606,15 @@ impl World {
         certificate
     }
 
+    /// Makes the issuer name one more trust anchor.
+    fn trust_also(&self, name: &str) -> Certificate {
+        let more = new_authority(name, self.clock.now()).certificate().clone();
+        let mut ca = self.ca.twin();
+        ca.anchors.push(more.clone());
+        self.issuers.send_replace(Arc::new(issuer_set(&Arc::new(ca))));
+        more
+    }
+
     async fn sleep(&self, time: Duration) {
         tokio::time::sleep(time).await;
     }
@@ -575,6 +713,7 @@ enum Trick {
     Expired,
     FromTheFuture,
     Nothing,
+    Panic,
     ThreeSeconds,
 }
 
@@ -633,7 +772,8 @@ impl Issuer for TestCa {
             not_before: now - Duration::from_secs(300),
             not_after: now + order.spec.duration,
         };
-        match *self.trick.lock().unwrap() {
+        let trick = *self.trick.lock().unwrap();
+        match trick {
             Some(Trick::AnothersKey) => {
                 let other = PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap();
                 public_key = other.public_key_info().to_vec();
@@ -650,6 +790,7 @@ impl Issuer for TestCa {
             Some(Trick::Nothing) => {
                 return Ok(Issued { chain: Vec::new(), trust_anchors: self.anchors.clone() });
             }
+            Some(Trick::Panic) => panic!("told to"),
             None => {}
         }
         let leaf = self

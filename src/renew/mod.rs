@@ -54,17 +54,13 @@ pub struct Renewer {
     shared: Arc<Shared>,
 }
 
-/// How many slow keys are made at once: fewer than the runtime has blocking threads.
-const MOST_SLOW_KEYS: usize = 2;
-
 /// What the renewer and its tasks share.
 #[derive(Debug)]
 struct Shared {
     settings: Settings,
     slots: Mutex<Slots>,
     ledger: trust::Ledger,
-    /// RSA keys take long enough to starve other volumes of the blocking threads and the cores.
-    slow_keys: tokio::sync::Semaphore,
+    slow_keys: task::SlowKeys,
 }
 
 #[derive(Debug, Default)]
@@ -180,12 +176,11 @@ pub struct Publication {
 impl Renewer {
     /// A renewer with no volumes yet.
     pub fn new(settings: Settings) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Shared {
             settings,
             slots: Mutex::default(),
             ledger: trust::Ledger::default(),
-            slow_keys: tokio::sync::Semaphore::new((cores / 2).clamp(1, MOST_SLOW_KEYS)),
+            slow_keys: task::SlowKeys::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -312,23 +307,26 @@ impl Renewer {
     /// Ends all tasks, whose writes under way are finished first, and leaves the volumes mounted.
     /// Nothing is published after this.
     pub async fn drain(&self) {
-        let slots = {
+        let (mut ending, mut removing) = (Vec::new(), Vec::new());
+        {
             let mut slots = self.shared.lock();
             slots.closed = true;
-            std::mem::take(&mut slots.volumes)
-        };
-        let mut tasks = Vec::new();
-        for (_, slot) in slots {
-            match slot {
-                Slot::Live(task) => {
-                    task.cancel();
-                    tasks.push(task);
+            // They stay in their slots, so that an unpublish meanwhile waits for its task.
+            for slot in slots.volumes.values() {
+                match slot {
+                    Slot::Live(task) => {
+                        task.cancel();
+                        ending.push(task.ended());
+                    }
+                    Slot::Removing(done) => removing.push(done.clone()),
                 }
-                Slot::Removing(done) => done.cancelled().await,
             }
         }
-        for task in tasks {
-            task.join().await;
+        for end in ending {
+            end.await;
+        }
+        for done in removing {
+            done.cancelled().await;
         }
     }
 }
@@ -369,6 +367,7 @@ impl Shared {
         task: Option<VolumeTask>,
         done: CancellationToken,
     ) -> Result<(), VolumeIoError> {
+        let slot = Taken { shared: Arc::clone(&self), volume: volume.clone(), done };
         let mut targets = vec![target];
         let mut subject = None;
         if let Some(task) = task {
@@ -379,12 +378,11 @@ impl Shared {
         }
         targets.dedup();
         let removed = {
-            let (volumes, volume) = (self.settings.volumes.clone(), volume.clone());
+            let volumes = self.settings.volumes.clone();
             blocking(move || targets.iter().try_for_each(|target| volumes.remove(&volume, target)))
         };
         let removed = removed.await;
-        self.lock().volumes.remove(&volume);
-        done.cancel();
+        drop(slot);
         if let (Ok(()), Some(subject)) = (&removed, subject) {
             self.report(subject, Outcome::Unpublished);
         }
@@ -407,6 +405,21 @@ impl Shared {
     fn report(&self, Subject { volume, pod, issuer }: Subject, outcome: Outcome) {
         // Nobody listens any more when the process ends.
         let _ = self.settings.reports.send(Report { volume, pod, issuer, outcome });
+    }
+}
+
+/// The slot of a volume that is being removed, freed whatever comes of that: a slot that stayed
+/// taken would hold up every unpublish for ever.
+struct Taken {
+    shared: Arc<Shared>,
+    volume: VolumeId,
+    done: CancellationToken,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.shared.lock().volumes.remove(&self.volume);
+        self.done.cancel();
     }
 }
 
@@ -439,7 +452,12 @@ impl Slots {
 
 /// Runs system calls and long computations off the async threads.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime shuts down, and this task goes with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
 }

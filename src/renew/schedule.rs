@@ -86,6 +86,14 @@ pub(super) fn spread_window(validity: Validity, asked: Duration) -> Duration {
     (lifetime(validity, asked) / SPREAD_DIVISOR).min(SPREAD_CAP)
 }
 
+/// How long an anchor that no leaf of this node needs is still carried, for those of other nodes.
+pub(super) fn settling(validity: Validity, asked: Duration) -> Duration {
+    spread_window(validity, asked) * 2
+}
+
+/// The longest that [`settling`] takes.
+pub(super) const LONGEST_SETTLING: Duration = SPREAD_CAP.saturating_mul(2);
+
 /// The time from `earlier` to `later`, nothing if they are the other way round.
 pub(super) fn between(earlier: Timestamp, later: Timestamp) -> Duration {
     Duration::try_from(later.duration_since(earlier)).unwrap_or_default()

@@ -8,6 +8,7 @@
 mod anchors;
 mod attempt;
 mod life;
+mod slow_keys;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,7 +18,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::life::Life;
+use self::life::{Life, Plan};
+pub(super) use self::slow_keys::SlowKeys;
 use super::schedule::{self, Seed};
 use super::{NotReady, Phase, PublishError, Shared, Subject, VolumeStatus};
 use crate::clock::Timestamp;
@@ -121,7 +123,10 @@ impl VolumeTask {
             seed,
             volume: None,
             failures: 0,
+            plan: Plan::at_once(shared.settings.clock.now()),
             trust_check_at: None,
+            trust_failed: false,
+            seen: None,
         };
         let join = tokio::spawn(life.run(origin));
         Self { request, record, target, progress, cancel, join }
@@ -145,11 +150,11 @@ impl VolumeTask {
         target.asked = Instant::now();
         if !self.record.same_secrets(&record) {
             // A volume that is not made yet is made with the passwords it was first asked with;
-            // the renewals after that use the new ones.
+            // the renewals after that use the new ones, and the next publish keeps them.
             if let Some(volume) = &target.volume {
                 volume.set_record(&record).map_err(PublishError::Volume)?;
+                self.record = Arc::new(record);
             }
-            self.record = Arc::new(record);
         }
         *lock(&self.request) = Arc::new(request);
         Ok(())
@@ -194,6 +199,12 @@ impl VolumeTask {
     /// Asks the task to end: a write under way is finished, an order under way is kept for later.
     pub(super) fn cancel(&self) {
         self.cancel.cancel();
+    }
+
+    /// Returns when the task has ended.
+    pub(super) fn ended(&self) -> impl Future<Output = ()> + use<> {
+        let mut progress = self.progress();
+        async move { while progress.changed().await.is_ok() {} }
     }
 
     /// Returns when the task has ended, after which nothing mounts the volume any more.

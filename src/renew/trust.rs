@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::schedule::LONGEST_SETTLING;
 use crate::clock::Timestamp;
 use crate::x509::Certificate;
 
@@ -41,9 +42,22 @@ impl Ledger {
         }
     }
 
+    /// `anchors` were carried by a volume of an earlier process: who needed them is not known.
+    pub(super) fn remember(&self, anchors: &[Certificate], now: Timestamp) {
+        let mut needs = self.lock();
+        for anchor in anchors {
+            needs.entry(anchor.fingerprint()).or_insert(Need::Unneeded(now));
+        }
+    }
+
     /// A leaf that chains to `anchors` is not in use any more.
     pub(super) fn remove(&self, anchors: &[Certificate], now: Timestamp) {
         let mut needs = self.lock();
+        // Nobody asks again for what a removed volume alone had: each self-signed leaf is its own.
+        needs.retain(|_, need| match need {
+            Need::Needed(_) => true,
+            Need::Unneeded(since) => now < *since + LONGEST_SETTLING,
+        });
         for anchor in anchors {
             match needs.get_mut(&anchor.fingerprint()) {
                 Some(Need::Needed(count)) if *count > 1 => *count -= 1,
@@ -99,4 +113,35 @@ pub(super) fn same(some: &[Certificate], others: &[Certificate]) -> bool {
 /// Whether `anchors` holds `anchor`.
 pub(super) fn contains(anchors: &[Certificate], anchor: &Certificate) -> bool {
     anchors.iter().any(|other| other.der() == anchor.der())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::renew::tests::spec;
+    use crate::x509::{
+        AuthorityInformation, GeneralName, KeyAlgorithm, PrivateKey, Validity, self_sign,
+    };
+
+    #[test]
+    fn what_removed_volumes_needed_is_not_kept_for_ever() {
+        let ledger = Ledger::default();
+        let start = Timestamp::from_second(1_800_000_000).unwrap();
+        for volume in 0..50 {
+            let now = start + Duration::from_secs(60) * volume;
+            let own = [self_signed(now)];
+            ledger.add(&own);
+            ledger.remove(&own, now);
+        }
+        let known = ledger.lock().len();
+        assert!(known <= 21, "{known} anchors after 50 volumes, one a minute");
+    }
+
+    fn self_signed(now: Timestamp) -> Certificate {
+        let mut template = spec(60).template;
+        template.subject_alt_names.push(GeneralName::dns("web.shop.svc").unwrap());
+        let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap();
+        let validity = Validity { not_before: now, not_after: now + Duration::from_secs(60) };
+        self_sign(&template, &key, validity, &AuthorityInformation::default()).unwrap()
+    }
 }

@@ -4,46 +4,50 @@ use std::time::Duration;
 
 use super::Installed;
 use super::attempt::{node_error, write_files};
-use super::life::Life;
-use crate::clock::Timestamp;
+use super::life::{Life, Plan};
 use crate::issuer::{IssueError, IssueErrorKind};
 use crate::renew::{Outcome, blocking, schedule, trust};
-use crate::spec::request::CertificateSpec;
-use crate::x509::{Bundle, Validity};
+use crate::x509::Bundle;
 
 impl Life {
-    /// The issuers changed: answers when to attempt next, where `next` was the plan.
+    /// The issuers changed. What is no change for this volume moves nothing, so that an edit of one
+    /// issuer does not make the volumes of all others ask theirs before it is time.
     ///
     /// A volume that waits for its issuer tries at once. One whose CA was replaced trusts the new
     /// one at once and renews at its own place within the spread window.
-    pub(super) async fn follow_issuer(&mut self, next: Timestamp) -> Timestamp {
+    pub(super) async fn follow_issuer(&mut self) {
         let request = self.request();
         let now = self.shared.settings.clock.now();
         let issuer = self.issuer(&request);
-        let progress = self.progress.borrow().clone();
-        let Some(installed) = progress.installed else {
-            // Denied or not, the pod's owner shall see the answer of the issuer as it is now.
-            return if progress.failure.is_some() { now } else { next };
-        };
-        let Ok(issuer) = issuer else {
-            return next;
-        };
-        self.update_trust().await;
-        let replaced = issuer.trust_anchors().is_some_and(|current| {
-            !installed.own_anchors.iter().any(|own| trust::contains(current, own))
-        });
-        if !replaced {
-            return if progress.failure.is_some() { now } else { next };
+        if !self.is_news(&issuer) {
+            return;
         }
-        let window =
-            schedule::spread_window(installed.leaf.validity(), request.certificate.duration);
-        let renew_at = next.min(now + self.seed.part_of(window, 1));
-        self.progress.send_modify(|progress| {
-            if let Some(installed) = &mut progress.installed {
-                installed.renew_at = renew_at;
+        let progress = self.progress.borrow().clone();
+        if let (Some(installed), Ok(issuer)) = (&progress.installed, &issuer) {
+            self.update_trust().await;
+            let replaced = issuer.trust_anchors().is_some_and(|current| {
+                !installed.own_anchors.iter().any(|own| trust::contains(current, own))
+            });
+            if replaced {
+                let window = schedule::spread_window(
+                    installed.leaf.validity(),
+                    request.certificate.duration,
+                );
+                self.plan.due = self.plan.due.min(now + self.seed.part_of(window, 1));
+                let renew_at = self.plan.due;
+                self.progress.send_modify(|progress| {
+                    if let Some(installed) = &mut progress.installed {
+                        installed.renew_at = renew_at;
+                    }
+                });
+                return;
             }
-        });
-        renew_at
+        }
+        // Denied or not, the pod's owner shall see the answer of the issuer as it is now; a
+        // certificate that holds can wait for an issuer that is ready.
+        if progress.failure.is_some() && (progress.installed.is_none() || issuer.is_ok()) {
+            self.plan = Plan::at_once(now);
+        }
     }
 
     /// Brings the anchors in the volume to what the issuer and the leaves in use need now.
@@ -56,11 +60,14 @@ impl Life {
             return;
         };
         let now = self.shared.settings.clock.now();
-        let settling = settling(installed.leaf.validity(), &request.certificate);
-        let issuer = self.issuer(&request).ok();
-        let current = issuer.as_ref().and_then(|issuer| issuer.trust_anchors());
+        let settling = schedule::settling(installed.leaf.validity(), request.certificate.duration);
+        let Ok(issuer) = self.issuer(&request) else {
+            // Who is to be trusted next is known when it is back.
+            self.plan_trust_check(&installed);
+            return;
+        };
         let anchors = trust::anchors(
-            current.unwrap_or(&installed.own_anchors),
+            issuer.trust_anchors().unwrap_or(&installed.own_anchors),
             &[&installed.own_anchors, &installed.anchors],
             &self.shared.ledger,
             now,
@@ -68,6 +75,7 @@ impl Life {
         );
         if trust::same(&anchors, &installed.anchors) {
             self.plan_trust_check(&installed);
+            self.forget_trust_failure();
             return;
         }
         let written = blocking({
@@ -87,11 +95,21 @@ impl Life {
                 let installed = Installed { anchors, ..installed };
                 self.plan_trust_check(&installed);
                 self.progress.send_modify(|progress| progress.installed = Some(installed));
+                self.forget_trust_failure();
                 self.shared.report(self.subject(), Outcome::TrustChanged);
             }
             Err(error) => {
                 self.trust_check_at = Some(self.note_failure(&error));
+                self.trust_failed = true;
             }
+        }
+    }
+
+    /// The anchors are as they should be; if the last failure was that they were not, it is over.
+    fn forget_trust_failure(&mut self) {
+        if std::mem::take(&mut self.trust_failed) {
+            self.failures = 0;
+            self.progress.send_modify(|progress| progress.failure = None);
         }
     }
 
@@ -102,13 +120,8 @@ impl Life {
         let current = issuer.as_ref().and_then(|issuer| issuer.trust_anchors());
         let wanted = current.unwrap_or(&installed.own_anchors);
         let surplus = installed.anchors.iter().any(|anchor| !trust::contains(wanted, anchor));
-        let pause = settling(installed.leaf.validity(), &request.certificate) / 2;
+        let pause = schedule::settling(installed.leaf.validity(), request.certificate.duration) / 2;
         let now = self.shared.settings.clock.now();
         self.trust_check_at = surplus.then(|| now + pause.max(Duration::from_secs(1)));
     }
-}
-
-/// How long an anchor that no leaf of this node needs is still carried, for those of other nodes.
-pub(super) fn settling(validity: Validity, spec: &CertificateSpec) -> Duration {
-    schedule::spread_window(validity, spec.duration) * 2
 }

@@ -5,22 +5,22 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::Installed;
-use super::anchors::settling;
 use super::life::{Life, Stopped};
-use crate::clock::Timestamp;
 use crate::issuer::{HandleStore, IssueError, IssueErrorKind, Issuer, Order};
 use crate::renew::{Outcome, blocking, schedule, trust};
 use crate::spec::request::{CertificateSpec, PublishRequest};
 use crate::volume::{Volume, VolumeIoError};
-use crate::x509::{Bundle, CertificationRequest, Issued, PrivateKey};
+use crate::x509::{Bundle, CertificationRequest, Issued, KeyError, PrivateKey};
 
 impl Life {
-    /// One attempt at a certificate; answers when to renew it.
-    pub(super) async fn attempt(&mut self) -> Result<Timestamp, Stopped> {
+    /// One attempt at a certificate.
+    pub(super) async fn attempt(&mut self) -> Result<(), Stopped> {
         let began = Instant::now();
         let request = self.request();
         let spec = &request.certificate;
-        let issuer = self.issuer(&request)?;
+        let issuer = self.issuer(&request);
+        self.is_news(&issuer);
+        let issuer = issuer?;
         let (volume, key) = self.prepare(&request).await?;
         let csr = CertificationRequest::new(&spec.template, &key).map_err(|error| {
             IssueError::new(IssueErrorKind::Config, "the certification request cannot be made")
@@ -55,7 +55,7 @@ impl Life {
                 renew_at,
             },
         );
-        Ok(renew_at)
+        Ok(())
     }
 
     /// The issuer that the volume names, if it is ready and allows what is asked.
@@ -78,29 +78,42 @@ impl Life {
         &mut self,
         request: &Arc<PublishRequest>,
     ) -> Result<(Volume, Arc<PrivateKey>), Stopped> {
-        let shared = Arc::clone(&self.shared);
-        let _turn = if request.certificate.key_algorithm.is_slow() {
-            tokio::select! {
-                biased;
-                () = self.cancel.cancelled() => return Err(Stopped::Cancelled),
-                turn = shared.slow_keys.acquire() => turn.ok(),
+        let algorithm = request.certificate.key_algorithm;
+        let made = blocking({
+            let (record, request) = (Arc::clone(&self.record), Arc::clone(request));
+            let (volumes, volume) = (self.shared.settings.volumes.clone(), self.volume.clone());
+            move || {
+                let volume = match volume {
+                    Some(volume) => volume,
+                    None => volumes.create(&record).map_err(node_error)?,
+                };
+                let key = match key_there(&volume, &request.certificate) {
+                    Ok(None) if !algorithm.is_slow() => {
+                        PrivateKey::generate(algorithm).map_err(no_key).and_then(|key| {
+                            keep(&volume, &key)?;
+                            Ok(Some(key))
+                        })
+                    }
+                    there => there,
+                };
+                Ok::<_, IssueError>((volume, key))
             }
-        } else {
-            None
-        };
-        let (record, request) = (Arc::clone(&self.record), Arc::clone(request));
-        let (volumes, volume) = (shared.settings.volumes.clone(), self.volume.clone());
-        let made = blocking(move || {
-            let volume = match volume {
-                Some(volume) => volume,
-                None => volumes.create(&record).map_err(node_error)?,
-            };
-            let key = key_to_sign(&volume, &request.certificate);
-            Ok::<_, IssueError>((volume, key))
         });
         let (volume, key) = made.await?;
         self.set_volume(volume.clone());
-        Ok((volume, Arc::new(key?)))
+        if let Some(key) = key? {
+            return Ok((volume, Arc::new(key)));
+        }
+        let key = tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => return Err(Stopped::Cancelled),
+            key = self.shared.slow_keys.make(algorithm) => key.map_err(no_key)?,
+        };
+        let kept = blocking(move || {
+            keep(&volume, &key)?;
+            Ok::<_, IssueError>((volume, Arc::new(key)))
+        });
+        Ok(kept.await?)
     }
 
     /// Checks the answer and swaps the files.
@@ -130,7 +143,7 @@ impl Life {
                 &[&own_anchors, held.as_deref().unwrap_or_default()],
                 &shared.ledger,
                 now,
-                settling(validity, spec),
+                schedule::settling(validity, spec.duration),
             );
             let bundle = bundle.with_trust_anchors(anchors);
             write_files(&volume, &request, &bundle)?;
@@ -160,23 +173,29 @@ impl HandleStore for PendingHandle {
     }
 }
 
-/// The key of an order under way, else the old one if it is to be kept, else a new one.
-fn key_to_sign(volume: &Volume, spec: &CertificateSpec) -> Result<PrivateKey, IssueError> {
+/// The key of an order under way, else the old one if it is to be kept.
+fn key_there(volume: &Volume, spec: &CertificateSpec) -> Result<Option<PrivateKey>, IssueError> {
     let fits = |key: &PrivateKey| key.algorithm() == spec.key_algorithm;
     if let Some(pending) = volume.pending_key().map_err(node_error)? {
         if let Some(key) = PrivateKey::from_pkcs8_der(&pending).ok().filter(fits) {
-            return Ok(key);
+            return Ok(Some(key));
         }
         volume.clear_pending().map_err(node_error)?;
     }
-    let key = match kept_key(volume, spec)?.filter(fits) {
-        Some(key) => key,
-        None => PrivateKey::generate(spec.key_algorithm).map_err(|error| {
-            IssueError::new(IssueErrorKind::Node, "no private key could be made").caused_by(error)
-        })?,
-    };
-    volume.set_pending_key(key.pkcs8_der()).map_err(node_error)?;
-    Ok(key)
+    let kept = kept_key(volume, spec)?.filter(fits);
+    if let Some(key) = &kept {
+        keep(volume, key)?;
+    }
+    Ok(kept)
+}
+
+/// Notes the key in the volume, so that the next process goes on with it.
+fn keep(volume: &Volume, key: &PrivateKey) -> Result<(), IssueError> {
+    volume.set_pending_key(key.pkcs8_der()).map_err(node_error)
+}
+
+fn no_key(error: KeyError) -> IssueError {
+    IssueError::new(IssueErrorKind::Node, "no private key could be made").caused_by(error)
 }
 
 fn kept_key(volume: &Volume, spec: &CertificateSpec) -> Result<Option<PrivateKey>, IssueError> {

@@ -1,14 +1,16 @@
 //! The loop of a volume's task: from the first attempt or the adoption to the cancellation.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Installed, Origin, Progress, SharedRequest, SharedTarget, abandoned, lock};
 use crate::clock::Timestamp;
 use crate::error::with_causes;
-use crate::issuer::IssueError;
+use crate::issuer::{IssueError, IssueErrorKind, Issuer};
 use crate::renew::backoff::{self, Stake};
 use crate::renew::schedule::{self, Seed};
 use crate::renew::{NotReady, Outcome, Shared, Subject, blocking};
@@ -27,8 +29,27 @@ pub(super) struct Life {
     pub(super) seed: Seed,
     pub(super) volume: Option<Volume>,
     pub(super) failures: u32,
+    pub(super) plan: Plan,
     /// When to look whether an old trust anchor may go; `None` while there is none.
     pub(super) trust_check_at: Option<Timestamp>,
+    /// Whether the last failure was one of replacing the trust anchors.
+    pub(super) trust_failed: bool,
+    /// The issuer, or why there is none, as this volume last saw it.
+    pub(super) seen: Option<Result<Arc<dyn Issuer>, String>>,
+}
+
+/// When the next attempt is due.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    /// A clock that is set back before this makes the plan void: it came of a time that never was.
+    pub(super) made_at: Timestamp,
+    pub(super) due: Timestamp,
+}
+
+impl Plan {
+    pub(super) fn at_once(now: Timestamp) -> Self {
+        Self { made_at: now, due: now }
+    }
 }
 
 /// Why an attempt ended without a certificate.
@@ -39,46 +60,56 @@ pub(super) enum Stopped {
 
 impl Life {
     pub(super) async fn run(mut self, origin: Origin) {
-        let clock = self.shared.settings.clock.clone();
-        let cancel = self.cancel.clone();
-        let mut issuers = self.shared.settings.issuers.clone();
-        let mut next = self.begin(origin).await;
-        loop {
-            let trust_check_at = self.trust_check_at;
-            tokio::select! {
-                biased;
-                () = cancel.cancelled() => break,
-                () = issuers.changed() => {
-                    next = self.follow_issuer(next).await;
-                    continue;
-                }
-                () = clock.sleep_until(next) => {}
-                () = clock.sleep_until(trust_check_at.unwrap_or_default()),
-                    if trust_check_at.is_some() =>
-                {
-                    self.update_trust().await;
-                    continue;
-                }
-                () = abandoned(&self.target) => {
-                    self.shared.abandon(&self.request().volume, &self.request().target);
-                    break;
-                }
-            }
-            next = match self.attempt().await {
-                Ok(renew_at) => renew_at,
-                Err(Stopped::Cancelled) => break,
-                Err(Stopped::Failed(error)) => self.note_failure(&error),
-            };
+        let mut origin = Some(origin);
+        // A bug, here or below, must not leave a volume that nobody renews any more.
+        while AssertUnwindSafe(self.live(&mut origin)).catch_unwind().await.is_err() {
+            let message = "certmount itself broke down over this; its log says where: report it";
+            self.retry_after(&IssueError::new(IssueErrorKind::Node, message));
         }
         self.forget_needs();
     }
 
-    /// Takes over what an earlier process left; answers when the first attempt is due.
-    async fn begin(&mut self, origin: Origin) -> Timestamp {
-        let now = self.shared.settings.clock.now();
-        let Origin::Adopted { volume, .. } = origin else {
-            return now;
-        };
+    async fn live(&mut self, origin: &mut Option<Origin>) {
+        let clock = self.shared.settings.clock.clone();
+        let cancel = self.cancel.clone();
+        let mut issuers = self.shared.settings.issuers.clone();
+        if let Some(Origin::Adopted { volume, .. }) = origin.take() {
+            self.take_over(volume).await;
+        }
+        loop {
+            let Plan { made_at, due } = self.plan;
+            let trust_check_at = self.trust_check_at;
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                () = issuers.changed() => {
+                    self.follow_issuer().await;
+                    continue;
+                }
+                () = clock.sleep_between(made_at, due) => {}
+                () = clock.sleep_until(trust_check_at.unwrap_or_default()),
+                    if trust_check_at.is_some() =>
+                {
+                    self.trust_check_at = None;
+                    self.update_trust().await;
+                    continue;
+                }
+                () = abandoned(&self.target) => {
+                    let request = self.request();
+                    self.shared.abandon(&request.volume, &request.target);
+                    return;
+                }
+            }
+            match self.attempt().await {
+                Ok(()) => {}
+                Err(Stopped::Cancelled) => return,
+                Err(Stopped::Failed(error)) => self.retry_after(&error),
+            }
+        }
+    }
+
+    /// Takes over what an earlier process left.
+    async fn take_over(&mut self, volume: Volume) {
         self.set_volume(volume.clone());
         let spec = self.request().certificate.clone();
         let seed = self.seed;
@@ -94,11 +125,18 @@ impl Life {
         self.shared.report(self.subject(), Outcome::Adopted);
         // A state that cannot be read is replaced by a new certificate, at once.
         let Ok((Some(installed), pending)) = found else {
-            return now;
+            return;
         };
-        let next = if pending { now } else { installed.renew_at };
+        let now = self.shared.settings.clock.now();
+        // Leaves that chained to them may be in volumes that are not taken over yet, and on other
+        // nodes.
+        self.shared.ledger.remember(&installed.anchors, now);
+        let holds = installed.leaf.validity().not_before <= now;
         self.install(installed, 0);
-        self.follow_issuer(next).await
+        if pending || !holds {
+            self.plan = Plan::at_once(now);
+        }
+        self.follow_issuer().await;
     }
 
     /// Makes the certificate in the volume known to everyone who waits or looks.
@@ -106,6 +144,11 @@ impl Life {
         self.shared.ledger.add(&installed.own_anchors);
         self.forget_needs();
         self.plan_trust_check(&installed);
+        // A leaf that does not hold yet, since the clock was set back, serves nobody.
+        let now = self.shared.settings.clock.now();
+        let made_at = installed.leaf.validity().not_before.min(now);
+        self.plan = Plan { made_at, due: installed.renew_at };
+        self.trust_failed = false;
         self.progress.send_modify(|progress| {
             progress.installed = Some(installed);
             progress.failure = None;
@@ -120,7 +163,14 @@ impl Life {
         }
     }
 
-    /// Answers when to try again.
+    /// Plans the next attempt after one that failed.
+    fn retry_after(&mut self, error: &IssueError) {
+        let made_at = self.shared.settings.clock.now();
+        self.plan = Plan { made_at, due: self.note_failure(error) };
+        self.trust_failed = false;
+    }
+
+    /// Makes a failure known, and answers when to try again.
     pub(super) fn note_failure(&mut self, error: &IssueError) -> Timestamp {
         let now = self.shared.settings.clock.now();
         let installed = self.progress.borrow().installed.clone();
@@ -144,6 +194,21 @@ impl Life {
             },
         );
         retry_at
+    }
+
+    /// Whether the issuer is another for this volume than when it was last looked at.
+    pub(super) fn is_news(&mut self, issuer: &Result<Arc<dyn Issuer>, IssueError>) -> bool {
+        let seen = match issuer {
+            Ok(issuer) => Ok(Arc::clone(issuer)),
+            Err(reason) => Err(with_causes(reason)),
+        };
+        let same = match (&self.seen, &seen) {
+            (Some(Ok(before)), Ok(now)) => Arc::ptr_eq(before, now),
+            (Some(Err(before)), Err(now)) => before == now,
+            _ => false,
+        };
+        self.seen = Some(seen);
+        !same
     }
 
     pub(super) fn set_volume(&mut self, volume: Volume) {
