@@ -1,5 +1,6 @@
 //! The release binary as a process of its own, and the folder that everything lies in.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,6 +14,7 @@ use certmount::csi::proto::csi::ProbeRequest;
 use certmount::x509::KeyAlgorithm;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
+use nix::time::ClockId;
 use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -36,6 +38,26 @@ pub(crate) struct Stage {
 pub(crate) struct Plugin {
     child: Child,
     log: PathBuf,
+}
+
+/// Memory in MiB (proc_pid_status(5)).
+pub(crate) struct Resident {
+    /// Heap and stacks.
+    pub(crate) anonymous: f64,
+    /// Pages of the program file.
+    pub(crate) file: f64,
+}
+
+impl Resident {
+    pub(crate) fn total(&self) -> f64 {
+        self.anonymous + self.file
+    }
+}
+
+impl fmt::Display for Resident {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} MiB", self.total())
+    }
 }
 
 impl Stage {
@@ -111,30 +133,25 @@ impl Plugin {
         }
     }
 
-    /// Resident memory in bytes.
-    pub(crate) fn resident(&self) -> Result<u64> {
-        let status = fs::read_to_string(self.proc()?.join("status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        let kibibytes: u64 = kibibytes.context("no VmRSS in /proc/PID/status")?.parse()?;
-        Ok(kibibytes * 1024)
+    /// What of the plugin is in memory.
+    pub(crate) fn resident(&self) -> Result<Resident> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
+        let mebibytes = |name: &str| -> Result<f64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+            let kibibytes = kibibytes.with_context(|| format!("no {name} in /proc/PID/status"))?;
+            Ok(kibibytes.parse::<f64>()? / 1024.0)
+        };
+        Ok(Resident { anonymous: mebibytes("RssAnon:")?, file: mebibytes("RssFile:")? })
     }
 
-    /// The time that all threads have spent on a core.
+    /// The time that its threads have spent on a core, those that have ended included.
     pub(crate) fn cpu_time(&self) -> Result<Duration> {
-        let mut nanoseconds = 0;
-        for thread in fs::read_dir(self.proc()?.join("task"))? {
-            // A thread that ends meanwhile takes its time with it; the runtime's workers do not.
-            let Ok(times) = fs::read_to_string(thread?.path().join("schedstat")) else { continue };
-            let on_core =
-                times.split(' ').next().context("/proc/PID/task/TID/schedstat is empty")?;
-            nanoseconds += on_core.parse::<u64>()?;
-        }
-        Ok(Duration::from_nanos(nanoseconds))
+        Ok(ClockId::pid_cpu_clock_id(self.pid()?)?.now()?.into())
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
-        Ok(kill(Pid::from_raw(self.id()?.cast_signed()), signal)?)
+        Ok(kill(self.pid()?, signal)?)
     }
 
     /// Ends the plugin as a crash would.
@@ -150,11 +167,8 @@ impl Plugin {
         Ok(())
     }
 
-    fn proc(&self) -> Result<PathBuf> {
-        Ok(Path::new("/proc").join(self.id()?.to_string()))
-    }
-
-    fn id(&self) -> Result<u32> {
-        self.child.id().context("the plugin has ended")
+    fn pid(&self) -> Result<Pid> {
+        let id = self.child.id().context("the plugin has ended")?;
+        Ok(Pid::from_raw(id.cast_signed()))
     }
 }
