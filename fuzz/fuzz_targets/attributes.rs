@@ -25,8 +25,9 @@ fuzz_target!(|text: &str| {
         let prefix = if key.contains('/') { "" } else { "certmount.dev/" };
         attributes.insert(format!("{prefix}{key}"), value.to_owned());
     }
+    let volume = VolumeId::of_inline_volume("uid", "tls");
     let raw = RawRequest {
-        volume_id: VolumeId::of_inline_volume("uid", "tls").as_str(),
+        volume_id: volume.as_str(),
         target_path: "/var/lib/kubelet/pods/uid/volumes/kubernetes.io~csi/tls/mount",
         attributes: &attributes,
         volume_mount_group: "2000",
