@@ -24,6 +24,7 @@
 //! | part | owns | the only one that touches |
 //! |---|---|---|
 //! | [`clock`], [`error`] | what time it is; errors as text | the system's clock |
+//! | [`kubernetes`] | the way to the Kubernetes API | |
 //! | [`x509`] | keys, requests, certificates, chains, encodings | x509-cert, x509-parser |
 //! | [`spec`] | what is asked: attributes, names, policy, issuer objects | |
 //! | [`issuer`], [`volume`] | one CA each behind one trait; the tmpfs, the atomic writer, the record | mounts |
@@ -46,6 +47,7 @@
 
 pub mod clock;
 pub mod error;
+pub mod kubernetes;
 
 pub mod x509;
 

@@ -367,7 +367,7 @@ fn everything_wrong_in_a_folder_is_said_with_its_place() {
     for (said, expected) in said.iter().zip(expected) {
         assert!(said.contains(&format!("/{expected}")), "{said}\n{expected}");
     }
-    let names: Vec<&str> = loaded.issuers.0.keys().map(|key| key.name.as_str()).collect();
+    let names: Vec<&str> = loaded.issuers.issuers.keys().map(|key| key.name.as_str()).collect();
     assert_eq!(names, ["one", "unsupported"]);
 }
 
@@ -376,7 +376,7 @@ fn what_is_right_in_a_broken_file_is_used_where_nothing_was_before() {
     let dir = folder();
     fs::write(dir.path().join("a.yaml"), format!("{}---\nkind: [\n", self_signed("a"))).unwrap();
     let loaded = load(dir.path());
-    assert_eq!((loaded.issuers.0.len(), loaded.problems.len()), (1, 1));
+    assert_eq!((loaded.issuers.issuers.len(), loaded.problems.len()), (1, 1));
     assert!(!loaded.problems[0].message.contains("stays in force"));
 }
 
@@ -400,9 +400,12 @@ fn secrets_are_found_by_namespace() {
 
     let loaded = load(dir.path());
     let anchors = |name: &str, namespace: Option<&str>| {
-        let key =
-            loaded.issuers.0.keys().find(|k| k.name == name && k.namespace.as_deref() == namespace);
-        let issuer = loaded.issuers.0[key.unwrap()].issuer.clone().ok()?;
+        let key = loaded
+            .issuers
+            .issuers
+            .keys()
+            .find(|k| k.name == name && k.namespace.as_deref() == namespace);
+        let issuer = loaded.issuers.issuers[key.unwrap()].issuer.clone().ok()?;
         issuer.trust_anchors().map(<[_]>::to_vec)
     };
     assert_eq!(anchors("ca", None), Some(vec![cluster_wide.certificate().clone()]));

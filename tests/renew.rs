@@ -687,8 +687,8 @@ fn issuer_set(ca: &Arc<TestCa>) -> IssuerSet {
         name: "ca".to_owned(),
     };
     let issuer: Arc<dyn Issuer> = Arc::clone(ca) as _;
-    let entry = Entry { policy: NamePolicy::default(), issuer: Ok(issuer) };
-    IssuerSet(BTreeMap::from([(key, entry)]))
+    let entry = Entry { policy: Some(NamePolicy::default()), issuer: Ok(issuer) };
+    IssuerSet::from_iter([(key, entry)])
 }
 
 /// A CA that does as it is told.

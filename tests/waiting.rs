@@ -5,7 +5,6 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -132,8 +131,8 @@ impl Node {
             namespace: None,
             name: "slow".to_owned(),
         };
-        let entry = Entry { policy: NamePolicy::default(), issuer: Ok(Arc::new(slow)) };
-        let (_, issuers) = Issuers::channel(IssuerSet(BTreeMap::from([(key, entry)])));
+        let entry = Entry { policy: Some(NamePolicy::default()), issuer: Ok(Arc::new(slow)) };
+        let (_, issuers) = Issuers::channel(IssuerSet::from_iter([(key, entry)]));
         let node = NodeContext {
             driver_name: "csi.certmount.dev".to_owned(),
             node_name: "node-1".to_owned(),

@@ -99,7 +99,9 @@ impl FromStr for LogFilter {
         if let Ok(level) = text.parse::<LevelFilter>() {
             let libraries = level.min(LevelFilter::WARN);
             let filter = Targets::new().with_default(libraries).with_target("certmount", level);
-            return Ok(Self(filter));
+            // What it has to tell is told by whoever uses it, and once.
+            let filter = filter.with_target("kube_client", LevelFilter::OFF);
+            return Ok(Self(filter.with_target("kube_runtime", LevelFilter::OFF)));
         }
         text.parse().map(Self).map_err(|_| {
             "write a level (error, warn, info, debug, trace, off) or parts with levels, such as \

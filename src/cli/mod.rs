@@ -7,6 +7,7 @@ mod attributes;
 mod ca;
 mod check;
 mod completions;
+mod crds;
 mod demo;
 mod exec;
 mod inspect;
@@ -79,6 +80,9 @@ enum Command {
     #[command(subcommand)]
     Ca(ca::Command),
     Attributes(attributes::Args),
+    /// Print the CustomResourceDefinitions of ClusterIssuer and Issuer
+    #[command(after_help = "Install them:\n  certmount crds | kubectl apply -f -")]
+    Crds,
     Completions(completions::Args),
     /// Print the manual page
     #[command(after_help = "Read it:\n  certmount man | man -l -")]
@@ -103,6 +107,7 @@ impl Command {
             Self::Install(args) => args.run(),
             Self::Ca(command) => command.run(),
             Self::Attributes(args) => args.run(),
+            Self::Crds => crds::run(),
             Self::Completions(args) => args.run(),
             Self::Man => completions::man(),
             Self::InNamespace { command } => namespace::run(&command),

@@ -5,12 +5,12 @@ use std::collections::btree_map::Entry as Slot;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Problem, Severity, folder};
+use super::{Place, Problem, Severity, folder};
 use crate::clock::Clock;
 use crate::error::with_causes;
 use crate::issuer::{BuildError, CaMaterial, Entry, Issuer, IssuerKey, IssuerSet, build};
 use crate::spec::object::{
-    CaFiles, CaSource, CaSpec, Document, IssuerMethod, IssuerObject, Object, SecretObject,
+    CaFiles, CaSource, CaSpec, IssuerMethod, IssuerObject, Object, SecretObject,
 };
 use crate::spec::policy::Cluster;
 
@@ -18,6 +18,8 @@ use crate::spec::policy::Cluster;
 pub(super) struct Assembler {
     /// Where relative paths start.
     dir: PathBuf,
+    /// Where the Secrets of a `ClusterIssuer` are; `None` for wherever there is one of that name.
+    namespace: Option<String>,
     cluster: Cluster,
     clock: Clock,
     built: BTreeMap<IssuerKey, Built>,
@@ -31,15 +33,14 @@ struct Built {
     issuer: Result<Arc<dyn Issuer>, String>,
 }
 
-/// An object and where it is.
+/// An object and where it is: the file and the line, if it is in a file.
 #[derive(Clone, Copy)]
-struct Placed<'a, T> {
-    file: &'a Path,
-    line: u64,
-    object: &'a T,
+pub(super) struct Placed<'a, T> {
+    pub(super) place: Option<(&'a Path, u64)>,
+    pub(super) object: &'a T,
 }
 
-/// The objects of a folder, each name once.
+/// The objects of a source, each name once.
 #[derive(Default)]
 struct Objects<'a> {
     issuers: BTreeMap<IssuerKey, Placed<'a, IssuerObject>>,
@@ -47,17 +48,24 @@ struct Objects<'a> {
 }
 
 impl Assembler {
-    pub(super) fn new(dir: PathBuf, cluster: Cluster, clock: Clock) -> Self {
-        Self { dir, cluster, clock, built: BTreeMap::new() }
+    /// Of objects in the folder `dir`.
+    pub(super) fn of_folder(dir: PathBuf, cluster: Cluster, clock: Clock) -> Self {
+        Self { dir, namespace: None, cluster, clock, built: BTreeMap::new() }
     }
 
-    /// Makes the issuers that `documents` describe.
+    /// Of objects in a cluster, where the driver is in `namespace`.
+    pub(super) fn of_cluster(namespace: String, cluster: Cluster, clock: Clock) -> Self {
+        let (dir, namespace) = (PathBuf::from("/"), Some(namespace));
+        Self { dir, namespace, cluster, clock, built: BTreeMap::new() }
+    }
+
+    /// Makes the issuers that `objects` describe.
     pub(super) fn assemble<'a>(
         &mut self,
-        documents: impl Iterator<Item = (&'a Path, &'a Document)>,
+        objects: impl Iterator<Item = Placed<'a, Object>>,
     ) -> (IssuerSet, Vec<Problem>) {
         let mut problems = Vec::new();
-        let objects = Objects::collect(documents, &mut problems);
+        let objects = Objects::collect(objects, &mut problems);
         let mut before = std::mem::take(&mut self.built);
         let mut set = IssuerSet::default();
         for (key, placed) in &objects.issuers {
@@ -66,7 +74,8 @@ impl Assembler {
             let (built, said) = self.build(placed.object, before, &objects);
             problems.extend(said.map(|(severity, message)| placed.problem(severity, message)));
             let policy = spec.policy.clone().in_cluster(self.cluster.clone());
-            set.0.insert(key.clone(), Entry { policy, issuer: built.issuer.clone() });
+            let entry = Entry { policy: Some(policy), issuer: built.issuer.clone() };
+            set.issuers.insert(key.clone(), entry);
             self.built.insert(key.clone(), built);
         }
         (set, problems)
@@ -133,7 +142,8 @@ impl Assembler {
         Ok(Some(match source {
             CaSource::Files(files) => self.read_files(files)?,
             CaSource::Secret(name) => {
-                CaMaterial::from_secret(objects.secret(issuer.namespace.as_deref(), name)?)?
+                let namespace = issuer.namespace.as_deref().or(self.namespace.as_deref());
+                CaMaterial::from_secret(objects.secret(namespace, name)?)?
             }
         }))
     }
@@ -155,26 +165,25 @@ impl Assembler {
 
 impl<'a> Objects<'a> {
     fn collect(
-        documents: impl Iterator<Item = (&'a Path, &'a Document)>,
+        placed: impl Iterator<Item = Placed<'a, Object>>,
         problems: &mut Vec<Problem>,
     ) -> Self {
         let mut objects = Self::default();
-        for (file, Document { line, object }) in documents {
-            let first = match object {
+        for placed in placed {
+            let place = placed.place;
+            let first = match placed.object {
                 Object::Issuer(issuer) => {
-                    let placed = Placed { file, line: *line, object: &**issuer };
-                    placed.insert(objects.issuers.entry(IssuerKey::of(issuer)))
+                    let key = IssuerKey::of(issuer);
+                    Placed { place, object: &**issuer }.insert(objects.issuers.entry(key))
                 }
                 Object::Secret(secret) => {
-                    let placed = Placed { file, line: *line, object: secret };
                     let name = (secret.name.as_str(), secret.namespace.as_deref());
-                    placed.insert(objects.secrets.entry(name))
+                    Placed { place, object: secret }.insert(objects.secrets.entry(name))
                 }
             };
             if let Some(first) = first {
                 let message = format!("it is already in {first}: this one is not used");
-                let place = Placed { file, line: *line, object };
-                problems.push(place.problem(Severity::Error, message));
+                problems.push(placed.problem(Severity::Error, message));
             }
         }
         objects
@@ -208,9 +217,10 @@ impl<'a, T> Placed<'a, T> {
                 slot.insert(self);
                 None
             }
-            Slot::Occupied(first) => {
-                Some(format!("{}:{}", first.get().file.display(), first.get().line))
-            }
+            Slot::Occupied(first) => Some(match first.get().place {
+                Some((file, line)) => format!("{}:{line}", file.display()),
+                None => "another place".to_owned(),
+            }),
         }
     }
 }
@@ -218,13 +228,7 @@ impl<'a, T> Placed<'a, T> {
 impl<T: std::fmt::Display> Placed<'_, T> {
     fn problem(&self, severity: Severity, message: String) -> Problem {
         let object = Some(self.object.to_string());
-        Problem {
-            file: self.file.to_owned(),
-            line: self.line,
-            column: 1,
-            object,
-            severity,
-            message,
-        }
+        let place = self.place.map(|(file, line)| Place { file: file.to_owned(), line, column: 1 });
+        Problem { place, object, severity, message }
     }
 }

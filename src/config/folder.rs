@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest;
 use zeroize::Zeroizing;
 
-use super::{Problem, Severity};
+use super::{Place, Problem, Severity};
 use crate::spec::object::{Document, DocumentError, LARGEST_TEXT, parse};
 
 /// A folder and the objects in force.
@@ -136,8 +136,8 @@ impl Contents {
             if index == 0 && self.whole {
                 message.push_str("; what this file held before stays in force");
             }
-            let (file, severity) = (path.to_owned(), Severity::Error);
-            Problem { file, line, column, object, severity, message }
+            let place = Place { file: path.to_owned(), line, column };
+            Problem { place: Some(place), object, severity: Severity::Error, message }
         })
     }
 }

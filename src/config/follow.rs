@@ -95,7 +95,7 @@ fn refresh(source: &mut Source, watches: &mut Watches) -> (IssuerSet, Vec<Proble
 }
 
 /// Whether volumes would see no difference.
-fn same(before: &IssuerSet, after: &IssuerSet) -> bool {
+pub(super) fn same(before: &IssuerSet, after: &IssuerSet) -> bool {
     let same_entry = |before: &Entry, after: &Entry| {
         let same_issuer = match (&before.issuer, &after.issuer) {
             (Ok(before), Ok(after)) => Arc::ptr_eq(before, after),
@@ -104,11 +104,12 @@ fn same(before: &IssuerSet, after: &IssuerSet) -> bool {
         };
         same_issuer && before.policy == after.policy
     };
-    before.0.len() == after.0.len()
+    before.unread == after.unread
+        && before.issuers.len() == after.issuers.len()
         && before
-            .0
+            .issuers
             .iter()
-            .zip(&after.0)
+            .zip(&after.issuers)
             .all(|((a, before), (b, after))| a == b && same_entry(before, after))
 }
 

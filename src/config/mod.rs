@@ -1,4 +1,7 @@
-//! Issuers and their Secrets from a folder of YAML files, read once or followed.
+//! Issuers and their Secrets from a folder of YAML files, read once or followed, or from the
+//! [`kubernetes`] API.
+//!
+//! # Folders
 //!
 //! Every `*.yaml`, `*.yml` and `*.json` directly in the folder is read, but those whose name begins
 //! with a dot; each holds any number of objects. What this promises:
@@ -19,6 +22,7 @@
 mod assemble;
 mod folder;
 mod follow;
+pub mod kubernetes;
 mod root;
 
 use std::fmt;
@@ -29,7 +33,7 @@ use tokio::sync::watch;
 
 pub use root::{Root, RootError, RootOptions};
 
-use self::assemble::Assembler;
+use self::assemble::{Assembler, Placed};
 use self::folder::Folder;
 use crate::clock::Clock;
 use crate::issuer::{IssuerSet, Issuers};
@@ -44,7 +48,7 @@ pub struct Loaded {
     pub problems: Vec<Problem>,
 }
 
-/// A folder that is followed, until nobody looks at its issuers any more.
+/// A source that is followed, until nobody looks at its issuers any more.
 #[derive(Debug)]
 pub struct Running {
     /// The issuers as they are now.
@@ -56,18 +60,25 @@ pub struct Running {
 /// Something that an operator should mend. Holds nothing secret.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Problem {
-    /// The file, or the folder itself.
-    pub file: PathBuf,
-    /// The line, from 1.
-    pub line: u64,
-    /// The column, from 1.
-    pub column: u64,
+    /// Where it is, if it is in a file.
+    pub place: Option<Place>,
     /// Kind and name of the object, where it is known.
     pub object: Option<String>,
     /// Whether something does not work.
     pub severity: Severity,
     /// What is wrong and what to do.
     pub message: String,
+}
+
+/// A place in a file.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Place {
+    /// The file, or the folder itself.
+    pub file: PathBuf,
+    /// The line, from 1.
+    pub line: u64,
+    /// The column, from 1.
+    pub column: u64,
 }
 
 /// How bad a [`Problem`] is.
@@ -118,14 +129,18 @@ struct Source {
 impl Source {
     fn open(dir: &Path, cluster: Cluster, clock: Clock) -> io::Result<Self> {
         let dir = std::path::absolute(dir)?;
-        let assembler = Assembler::new(dir.clone(), cluster, clock);
+        let assembler = Assembler::of_folder(dir.clone(), cluster, clock);
         Ok(Self { folder: Folder::new(dir), assembler })
     }
 
     /// Reads what has changed, and answers what is in force now and what is wrong.
     fn refresh(&mut self) -> (IssuerSet, Vec<Problem>) {
         self.folder.refresh();
-        let (issuers, mut problems) = self.assembler.assemble(self.folder.documents());
+        let objects = self.folder.documents().map(|(file, document)| Placed {
+            place: Some((file, document.line)),
+            object: &document.object,
+        });
+        let (issuers, mut problems) = self.assembler.assemble(objects);
         problems.extend(self.folder.problems());
         problems.sort();
         (issuers, problems)
@@ -134,13 +149,16 @@ impl Source {
 
 impl Problem {
     fn in_file(file: &Path, severity: Severity, message: String) -> Self {
-        Self { file: file.to_owned(), line: 1, column: 1, object: None, severity, message }
+        let place = Place { file: file.to_owned(), line: 1, column: 1 };
+        Self { place: Some(place), object: None, severity, message }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: ", self.file.display(), self.line, self.column)?;
+        if let Some(Place { file, line, column }) = &self.place {
+            write!(f, "{}:{line}:{column}: ", file.display())?;
+        }
         if let Some(object) = &self.object {
             write!(f, "{object}: ")?;
         }

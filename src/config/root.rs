@@ -246,7 +246,7 @@ mod tests {
         let [secret, issuer] = root.write(&dir, false).unwrap();
         let loaded = config::load(&dir, &Cluster::default(), &Clock::from_fn(now)).unwrap();
         assert_eq!(loaded.problems, []);
-        let entry = loaded.issuers.0.values().next().unwrap();
+        let entry = loaded.issuers.issuers.values().next().unwrap();
         let anchors = entry.issuer.as_ref().unwrap().trust_anchors().unwrap();
         assert_eq!(anchors, std::slice::from_ref(root.certificate()));
         assert!(root.certificate().is_ca());

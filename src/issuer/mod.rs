@@ -6,9 +6,11 @@
 mod build;
 mod ca;
 mod error;
+mod kubernetes;
 mod registry;
 mod self_signed;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use async_trait::async_trait;
 pub use build::{BuildError, build};
 pub use ca::{Ca, CaError, CaLimits, CaMaterial};
 pub use error::{IssueError, IssueErrorKind};
+pub use kubernetes::KubernetesIssuers;
 pub use registry::{Entry, IssuerKey, IssuerSet, Issuers};
 pub use self_signed::SelfSigned;
 
@@ -56,6 +59,8 @@ pub struct Order<'a> {
     pub spec: &'a CertificateSpec,
     /// The same as a PKCS#10 request, for CAs elsewhere.
     pub request: &'a CertificationRequest,
+    /// What the pod's owner has to say to the issuer: attributes with prefixes other than ours.
+    pub annotations: &'a BTreeMap<String, String>,
     /// The volume's own key: only `selfSigned` signs with it, and it never leaves the node.
     pub key: &'a PrivateKey,
     /// The CA's handle of an order under way (an ACME order URL, a pickup id), kept across restarts.
@@ -66,7 +71,7 @@ pub struct Order<'a> {
 pub trait HandleStore: fmt::Debug + Send + Sync {
     /// What an earlier attempt saved, perhaps before a restart.
     fn load(&self) -> Option<String>;
-    /// Saves the handle; it is dropped when the order ends, well or not.
+    /// Saves the handle; it is dropped with the key, when a certificate for it is in the volume.
     fn save(&self, handle: &str) -> std::io::Result<()>;
 }
 

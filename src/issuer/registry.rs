@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::Issuer;
+use super::{Issuer, KubernetesIssuers};
 use crate::spec::object::{GROUP, IssuerObject};
 use crate::spec::policy::NamePolicy;
 use crate::spec::volume::IssuerRef;
@@ -23,6 +23,12 @@ pub struct IssuerKey {
     pub name: String,
 }
 
+impl FromIterator<(IssuerKey, Entry)> for IssuerSet {
+    fn from_iter<I: IntoIterator<Item = (IssuerKey, Entry)>>(issuers: I) -> Self {
+        Self { issuers: issuers.into_iter().collect(), unread: None }
+    }
+}
+
 impl IssuerKey {
     /// What volumes call `object`.
     pub fn of(object: &IssuerObject) -> Self {
@@ -38,29 +44,49 @@ impl IssuerKey {
 /// One configured issuer: ready, or with the reason why not.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Who may have which names of it.
-    pub policy: NamePolicy,
+    /// Who may have which names of it; `None` where others decide that.
+    pub policy: Option<NamePolicy>,
     /// The issuer, or why it is not ready.
     pub issuer: Result<Arc<dyn Issuer>, String>,
 }
 
 /// All issuers at one moment.
 #[derive(Clone, Debug, Default)]
-pub struct IssuerSet(pub BTreeMap<IssuerKey, Entry>);
+pub struct IssuerSet {
+    /// Each by what volumes call it.
+    pub issuers: BTreeMap<IssuerKey, Entry>,
+    /// Why there may be more, which could not be read yet.
+    pub unread: Option<String>,
+}
 
-/// The current [`IssuerSet`], shared between its one writer (config) and its readers.
+/// The current [`IssuerSet`], shared between its one writer (config) and its readers, and the way
+/// to the issuers of other API groups.
 #[derive(Clone, Debug)]
-pub struct Issuers(watch::Receiver<Arc<IssuerSet>>);
+pub struct Issuers {
+    own: watch::Receiver<Arc<IssuerSet>>,
+    foreign: Option<Arc<KubernetesIssuers>>,
+}
 
 impl Issuers {
     /// The writing end for config and the reading end for everyone else.
     pub fn channel(first: IssuerSet) -> (watch::Sender<Arc<IssuerSet>>, Self) {
         let (sender, receiver) = watch::channel(Arc::new(first));
-        (sender, Self(receiver))
+        (sender, Self { own: receiver, foreign: None })
+    }
+
+    /// The same with the issuers of other API groups.
+    #[must_use]
+    pub fn with_foreign(self, foreign: KubernetesIssuers) -> Self {
+        Self { foreign: Some(Arc::new(foreign)), ..self }
     }
 
     /// The entry that `issuer` means for a pod in `namespace`.
+    ///
+    /// An issuer of another group always has one: whether it exists shows when it is asked.
     pub fn get(&self, issuer: &IssuerRef, namespace: &str) -> Option<Entry> {
+        if issuer.group != GROUP {
+            return Some(self.foreign(issuer));
+        }
         let namespace = (issuer.kind == "Issuer").then(|| namespace.to_owned());
         let key = IssuerKey {
             group: issuer.group.clone(),
@@ -68,12 +94,36 @@ impl Issuers {
             namespace,
             name: issuer.name.clone(),
         };
-        self.0.borrow().0.get(&key).cloned()
+        let set = self.own.borrow();
+        let unread = || {
+            let reason = set.unread.as_ref()?;
+            Some(Entry { policy: None, issuer: Err(format!("it could not be read yet: {reason}")) })
+        };
+        set.issuers.get(&key).cloned().or_else(unread)
+    }
+
+    fn foreign(&self, issuer: &IssuerRef) -> Entry {
+        let issuer = match &self.foreign {
+            Some(foreign) => Ok(foreign.issuer(issuer)),
+            None => Err(format!(
+                "issuers of the group {} are asked through the Kubernetes API, and this driver was \
+                 started without it: take out issuer-group, or start the driver with --kubernetes",
+                issuer.group
+            )),
+        };
+        Entry { policy: None, issuer }
+    }
+
+    /// Returns when the set has been read, at once unless it is the first.
+    pub async fn read(&mut self) {
+        if self.own.wait_for(|set| set.unread.is_none()).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Returns when the set has changed since the last call on this handle.
     pub async fn changed(&mut self) {
-        if self.0.changed().await.is_err() {
+        if self.own.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }

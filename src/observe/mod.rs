@@ -1,13 +1,16 @@
-//! What people and machines see of a running driver: metrics, health, logs, the admin socket.
+//! What people and machines see of a running driver: metrics, health, logs, events on pods, the
+//! admin socket.
 //!
 //! Everything here is fed from above: lower layers send [`Report`](crate::renew::Report)s and know
 //! nothing of who listens. Nothing here ever holds a secret, because nothing here is given one.
 
+mod events;
 mod health;
 mod http;
 mod metrics;
 mod report;
 
+pub use events::Events;
 pub use health::{Gate, Readiness, answers};
 pub use http::{Endpoints, bind_private};
 pub use metrics::{Metrics, VolumesFn, registry};

@@ -1,15 +1,18 @@
-//! Where word of the volumes goes: one log line and the metrics for each report.
+//! Where word of the volumes goes: one log line, the metrics and perhaps an Event for each report.
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::events::Events;
 use super::metrics::Metrics;
 use crate::renew::{Outcome, Report};
 
-/// Logs and counts each report until the renewer is gone or, after `stop`, none is left.
+/// Logs and counts each report, and tells the pod's owner of it where `events` are written, until
+/// the renewer is gone or, after `stop`, none is left.
 pub async fn consume(
     mut reports: mpsc::UnboundedReceiver<Report>,
     metrics: Metrics,
+    events: Option<Events>,
     stop: CancellationToken,
 ) {
     loop {
@@ -24,6 +27,9 @@ pub async fn consume(
         let Some(report) = report else { return };
         log(&report);
         metrics.observe(&report);
+        if let Some(events) = &events {
+            events.observe(&report);
+        }
     }
 }
 

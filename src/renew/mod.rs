@@ -27,7 +27,7 @@ use task::{Origin, Progress, SharedTarget, VolumeTask};
 
 use crate::clock::{Clock, Timestamp};
 use crate::error::with_causes;
-use crate::issuer::{IssueErrorKind, Issuers};
+use crate::issuer::{Entry, IssueErrorKind, Issuers};
 use crate::spec::policy::PolicyDenied;
 use crate::spec::request::{NodeContext, PublishRequest};
 use crate::spec::volume::{IssuerRef, PodRef, TargetPath, VolumeId};
@@ -355,8 +355,10 @@ impl Shared {
     /// there yet refuses nothing: the volume's task waits for it.
     fn check_policy(&self, request: &PublishRequest) -> Result<(), PolicyDenied> {
         match self.settings.issuers.get(&request.certificate.issuer, &request.pod.namespace) {
-            Some(entry) => entry.policy.check(&request.pod, &request.certificate),
-            None => Ok(()),
+            Some(Entry { policy: Some(policy), .. }) => {
+                policy.check(&request.pod, &request.certificate)
+            }
+            _ => Ok(()),
         }
     }
 

@@ -3,6 +3,7 @@
 //!
 //! The fields of `spec` have the names that they have in cert-manager's Issuer, so that a spec can
 //! be pasted. Unknown fields are refused: a misspelt one would silently change what is signed.
+//! The types that read them are also what the CustomResourceDefinitions are made of.
 //! Nothing here prints the values of a Secret, and they are zeroized.
 
 mod yaml;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
@@ -82,11 +84,12 @@ pub enum IssuerMethod {
 }
 
 /// The fields of `selfSigned`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct SelfSignedSpec {
     /// Where certificates say that their revocation list is.
     #[serde(deserialize_with = "uris")]
+    #[schemars(inner(regex(pattern = URI)))]
     pub crl_distribution_points: Vec<String>,
 }
 
@@ -118,15 +121,18 @@ pub enum CaSource {
 }
 
 /// The fields of `ca.files`: PEM files.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct CaFiles {
     /// The CA's certificate, then those above it.
+    #[schemars(with = "String", regex(pattern = ABSOLUTE_PATH))]
     pub cert_file: PathBuf,
     /// The CA's private key.
+    #[schemars(with = "String", regex(pattern = ABSOLUTE_PATH))]
     pub key_file: PathBuf,
-    /// The trust anchors, where they are not in `cert_file`.
+    /// The trust anchors, where they are not in certFile.
     #[serde(default)]
+    #[schemars(with = "Option<String>", regex(pattern = ABSOLUTE_PATH))]
     pub ca_file: Option<PathBuf>,
 }
 
@@ -171,16 +177,13 @@ impl IssuerObject {
 }
 
 impl SecretObject {
-    fn new(
+    /// A Secret with these values.
+    pub fn new(
         namespace: Option<String>,
         name: String,
-        data: BTreeMap<String, Base64>,
-        string_data: BTreeMap<String, PlainText>,
+        values: impl IntoIterator<Item = (String, Zeroizing<Vec<u8>>)>,
     ) -> Self {
-        let data = data.into_iter().map(|(key, Base64(value))| (key, value));
-        // As in Kubernetes, stringData wins.
-        let text = string_data.into_iter().map(|(key, PlainText(value))| (key, value));
-        Self { namespace, name, values: data.chain(text).collect() }
+        Self { namespace, name, values: values.into_iter().collect() }
     }
 
     /// The value under `key`.
@@ -238,25 +241,58 @@ fn display_name(f: &mut fmt::Formatter<'_>, namespace: Option<&str>, name: &str)
     }
 }
 
+impl IssuerMethod {
+    /// The Secrets that it needs, by name.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> {
+        match self {
+            Self::Ca(CaSpec { source: CaSource::Secret(name), .. }) => Some(name.as_str()),
+            Self::Ca(_) | Self::SelfSigned(_) | Self::Unsupported(_) => None,
+        }
+        .into_iter()
+    }
+}
+
+/// How an issuer signs, in one way, and for whom.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WrittenIssuer {
+    #[schemars(skip)]
+    acme: Option<IgnoredAny>,
+    /// Sign with the key of a CA that every node holds. Whoever is root on one of them has that
+    /// key: prefer an intermediate with a path length of zero.
+    ca: Option<CaSpec>,
+    #[schemars(skip)]
+    cert_manager: Option<IgnoredAny>,
+    #[schemars(skip)]
+    chained: Option<IgnoredAny>,
+    #[serde(rename = "kubernetesCSR")]
+    #[schemars(skip)]
+    kubernetes_csr: Option<IgnoredAny>,
+    /// Sign each certificate with its own key, which makes it its own trust anchor: for tests.
+    self_signed: Option<SelfSignedSpec>,
+    #[schemars(skip)]
+    vault: Option<IgnoredAny>,
+    #[schemars(skip)]
+    venafi: Option<IgnoredAny>,
+    /// Who may have which names. A pod always gets its own: those of the services in its namespace,
+    /// its own host name, and the SPIFFE id of its service account.
+    #[serde(default)]
+    policy: NamePolicy,
+}
+
+impl JsonSchema for IssuerSpec {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "IssuerSpec".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        WrittenIssuer::json_schema(generator)
+    }
+}
+
 impl<'de> Deserialize<'de> for IssuerSpec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// Every method that cert-manager's Issuer or ours has.
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields, rename_all = "camelCase")]
-        struct Written {
-            acme: Option<IgnoredAny>,
-            ca: Option<CaSpec>,
-            cert_manager: Option<IgnoredAny>,
-            chained: Option<IgnoredAny>,
-            #[serde(rename = "kubernetesCSR")]
-            kubernetes_csr: Option<IgnoredAny>,
-            self_signed: Option<SelfSignedSpec>,
-            vault: Option<IgnoredAny>,
-            venafi: Option<IgnoredAny>,
-            #[serde(default)]
-            policy: NamePolicy,
-        }
-        let written = Written::deserialize(deserializer)?;
+        let written = WrittenIssuer::deserialize(deserializer)?;
         let unsupported = |field: Option<IgnoredAny>, name| {
             field.map(|_| (name, IssuerMethod::Unsupported(name)))
         };
@@ -284,25 +320,46 @@ impl<'de> Deserialize<'de> for IssuerSpec {
     }
 }
 
+/// Where the CA is, and what its certificates say and how long they hold.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "has(self.secretName) != has(self.files)",
+    "message": "ca needs one of secretName and files, which say where its key is",
+}]))]
+struct WrittenCa {
+    /// A Secret with tls.crt (the CA's certificate, then those above it), tls.key and perhaps
+    /// ca.crt (more trust anchors): in the issuer's namespace, for a ClusterIssuer in certmount's.
+    #[schemars(length(max = 253), regex(pattern = OBJECT_NAME))]
+    secret_name: Option<String>,
+    /// The same as PEM files in the driver's own file system, for a ClusterIssuer only.
+    files: Option<CaFiles>,
+    /// Where certificates say that their revocation list is.
+    #[serde(deserialize_with = "uris")]
+    #[schemars(inner(regex(pattern = URI)))]
+    crl_distribution_points: Vec<String>,
+    /// The OCSP responders that certificates name.
+    #[serde(deserialize_with = "uris")]
+    #[schemars(inner(regex(pattern = URI)))]
+    ocsp_servers: Vec<String>,
+    /// Where certificates say that the CA's certificate is.
+    #[serde(deserialize_with = "uris", rename = "issuingCertificateURLs")]
+    #[schemars(inner(regex(pattern = URI)))]
+    issuing_certificate_urls: Vec<String>,
+    /// The longest life of a certificate, whatever is asked for, such as 720h.
+    #[serde(deserialize_with = "some_duration")]
+    #[schemars(with = "Option<String>", regex(pattern = DURATION))]
+    max_duration: Option<Duration>,
+    /// How far before the time of signing certificates become valid, for clocks that are behind;
+    /// 5m without it.
+    #[serde(deserialize_with = "some_duration_or_zero")]
+    #[schemars(with = "Option<String>", regex(pattern = DURATION_OR_ZERO))]
+    backdate: Option<Duration>,
+}
+
 impl<'de> Deserialize<'de> for CaSpec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Default, Deserialize)]
-        #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-        struct Written {
-            secret_name: Option<String>,
-            files: Option<CaFiles>,
-            #[serde(deserialize_with = "uris")]
-            crl_distribution_points: Vec<String>,
-            #[serde(deserialize_with = "uris")]
-            ocsp_servers: Vec<String>,
-            #[serde(deserialize_with = "uris", rename = "issuingCertificateURLs")]
-            issuing_certificate_urls: Vec<String>,
-            #[serde(deserialize_with = "some_duration")]
-            max_duration: Option<Duration>,
-            #[serde(deserialize_with = "some_duration_or_zero")]
-            backdate: Option<Duration>,
-        }
-        let written = Written::deserialize(deserializer)?;
+        let written = WrittenCa::deserialize(deserializer)?;
         let source = match (written.secret_name, written.files) {
             (Some(name), None) if is_object_name(&name) => CaSource::Secret(name),
             (Some(name), None) => {
@@ -331,6 +388,25 @@ impl<'de> Deserialize<'de> for CaSpec {
         })
     }
 }
+
+impl JsonSchema for CaSpec {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "CaSpec".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        WrittenCa::json_schema(generator)
+    }
+}
+
+// What the API server can tell of a text before it stores an object; the parsers are stricter.
+
+/// A span of time in Go's syntax.
+pub(super) const DURATION: &str = r"^([0-9]+(\.[0-9]*)?(ns|us|µs|μs|ms|s|m|h))+$";
+const DURATION_OR_ZERO: &str = r"^(0|([0-9]+(\.[0-9]*)?(ns|us|µs|μs|ms|s|m|h))+)$";
+const ABSOLUTE_PATH: &str = "^/";
+const OBJECT_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+const URI: &str = r"^[A-Za-z][A-Za-z0-9+.-]*:[!-~]+$";
 
 /// Clocks of machines that keep time at all are nearer to each other than this.
 const DEFAULT_BACKDATE: Duration = Duration::from_secs(300);

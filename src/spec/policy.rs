@@ -31,11 +31,13 @@ use std::str::FromStr;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::{Error as _, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use self::glob::Facts;
 use self::pattern::{DnsPattern, EmailPattern, IpRange, NameGlob, TextPattern, UriPattern};
+use super::object::DURATION;
 use super::request::CertificateSpec;
 use super::volume::PodRef;
 use crate::x509::{
@@ -121,35 +123,85 @@ impl<'de> Deserialize<'de> for NamePolicy {
     }
 }
 
-/// One rule, as written under `policy`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+impl JsonSchema for NamePolicy {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "NamePolicy".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Vec::<Rule>::json_schema(generator)
+    }
+}
+
+/// Allows names to the pods that it applies to. Where no rule applies, a pod gets its own names
+/// only.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 struct Rule {
+    /// The rule applies to pods of these namespaces, such as team-*; without it, of every one.
     #[serde(deserialize_with = "some_of_a_list")]
+    #[schemars(with = "Option<Vec<String>>", length(min = 1), inner(regex(pattern = NAME_GLOB)))]
     namespaces: Option<Vec<NameGlob>>,
+    /// The rule applies to pods with these service accounts; without it, with every one.
     #[serde(deserialize_with = "some_of_a_list")]
+    #[schemars(with = "Option<Vec<String>>", length(min = 1), inner(regex(pattern = NAME_GLOB)))]
     service_accounts: Option<Vec<NameGlob>>,
+    /// Allows DNS names, such as *.{namespace}.example.com; * is one label, and ** as the first one
+    /// or more.
     #[serde(deserialize_with = "list")]
+    #[schemars(with = "Vec<String>", inner(regex(pattern = NO_BLANKS)))]
     dns_names: Vec<DnsPattern>,
+    /// Allows IP addresses, such as 10.0.0.0/8.
     #[serde(deserialize_with = "list")]
+    #[schemars(with = "Vec<String>", inner(regex(pattern = "^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$")))]
     ip_ranges: Vec<IpRange>,
+    /// Allows URIs, such as spiffe://{trustDomain}/ns/{namespace}/sa/*; * is within one segment.
     #[serde(deserialize_with = "list")]
+    #[schemars(with = "Vec<String>", inner(regex(pattern = NO_BLANKS)))]
     uris: Vec<UriPattern>,
+    /// Allows email addresses, such as *@example.com.
     #[serde(deserialize_with = "list")]
+    #[schemars(with = "Vec<String>", inner(regex(pattern = "^[!-~]+@[!-~]+$")))]
     email_addresses: Vec<EmailPattern>,
+    /// Allows common names; those that are names allowed otherwise need no mention.
     #[serde(deserialize_with = "list")]
+    #[schemars(with = "Vec<String>")]
     common_names: Vec<TextPattern>,
-    /// Attributes of the subject other than the common name, by their short names.
+    /// Allows attributes of the subject other than the common name, by their short names, such as
+    /// O or OU.
     #[serde(deserialize_with = "subject")]
+    #[schemars(with = "BTreeMap<String, Vec<String>>")]
     subject: BTreeMap<String, Vec<TextPattern>>,
+    /// The usages that requests may have, such as code signing; those of TLS without it.
     #[serde(deserialize_with = "usages")]
+    #[schemars(with = "Option<Vec<String>>", inner(regex(pattern = usage_pattern())))]
     usages: Option<KeyUsages>,
+    /// Whether requests may be for a CA.
     #[serde(rename = "isCA")]
     is_ca: bool,
+    /// The longest duration that requests may have, such as 24h.
     #[serde(deserialize_with = "max_duration")]
+    #[schemars(with = "Option<String>", regex(pattern = DURATION))]
     max_duration: Option<Duration>,
+    /// The kinds of key that requests may have: ECDSA, ECDSA-256, ECDSA-384, ECDSA-521, Ed25519,
+    /// RSA, RSA-2048, RSA-3072, RSA-4096, RSA-8192.
     #[serde(deserialize_with = "some_of_a_list")]
+    #[schemars(
+        with = "Option<Vec<String>>",
+        length(min = 1),
+        inner(regex(
+            pattern = "^(?i:RSA(-(2048|3072|4096|8192))?|ECDSA(-(256|384|521))?|ED25519)$"
+        ))
+    )]
     key_algorithms: Option<Vec<KeyAlgorithms>>,
+}
+
+/// What the API server can tell of a pattern; the parsers are stricter.
+const NAME_GLOB: &str = "^[-a-z0-9.*]+$";
+const NO_BLANKS: &str = "^[!-~]+$";
+
+fn usage_pattern() -> String {
+    format!("^({}|[0-9]+(\\.[0-9]+)+)$", KeyUsages::known_names().collect::<Vec<_>>().join("|"))
 }
 
 /// The names that follow from a pod's own identity.

@@ -100,6 +100,12 @@ impl KeyUsages {
         Ok(usages)
     }
 
+    /// Every name that [`KeyUsages::parse`] reads, but for object identifiers.
+    pub fn known_names() -> impl Iterator<Item = &'static str> {
+        let key = KEY_USAGES.iter().map(|(name, _)| *name);
+        key.chain(EXTENDED_KEY_USAGES.iter().map(|(name, _)| *name))
+    }
+
     /// The names of all usages as [`KeyUsages::parse`] reads them, key usages first.
     pub fn names(&self) -> impl Iterator<Item = String> {
         let key = self.key.iter().map(ToString::to_string);
@@ -219,8 +225,7 @@ fn name_of<T: Copy + PartialEq>(table: &[(&'static str, T)], usage: T) -> Option
 }
 
 fn known_names(wrong: &str) -> String {
-    let key = KEY_USAGES.iter().map(|(name, _)| *name);
-    let mut names: Vec<_> = key.chain(EXTENDED_KEY_USAGES.iter().map(|(name, _)| *name)).collect();
+    let mut names: Vec<_> = KeyUsages::known_names().collect();
     let wrong = wrong.to_ascii_lowercase();
     names.sort_by_key(|name| strsim::damerau_levenshtein(name, &wrong));
     names.join(", ")

@@ -18,6 +18,8 @@ pub struct Plugin {
     folder: TempDir,
     driver: Option<Child>,
     arguments: Vec<String>,
+    /// The kubeconfig of a driver that has no configuration folder.
+    kubeconfig: Option<PathBuf>,
 }
 
 /// Longer than a start takes on the slowest machine.
@@ -51,10 +53,21 @@ impl Plugin {
             fs::create_dir(folder.path().join(name)).expect("the folder is empty");
         }
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        let mut plugin = Self { folder, driver: None, arguments };
+        let mut plugin = Self { folder, driver: None, arguments, kubeconfig: None };
         for (name, text) in files {
             plugin.configure(name, text);
         }
+        plugin.restart();
+        plugin
+    }
+
+    /// A driver that asks the Kubernetes API which `kubeconfig` names.
+    pub fn with_kubernetes(kubeconfig: &Path, arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("there is room for a folder");
+        let arguments = ["--kubernetes"].iter().chain(arguments);
+        let arguments = arguments.map(|&argument| argument.to_owned()).collect();
+        let kubeconfig = Some(kubeconfig.to_owned());
+        let mut plugin = Self { folder, driver: None, arguments, kubeconfig };
         plugin.restart();
         plugin
     }
@@ -73,16 +86,17 @@ impl Plugin {
         let log = File::options().create(true).append(true).open(self.path("log"));
         let log = log.expect("the log can be written");
         let errors = log.try_clone().expect("a file descriptor is left");
-        let driver = Command::new(env!("CARGO_BIN_EXE_certmount"))
+        let mut driver = Command::new(env!("CARGO_BIN_EXE_certmount"));
+        driver
             .args(["node", "--node-id", "node-1", "--endpoint"])
             .arg(format!("unix://{}", self.socket().display()))
-            .args([Path::new("--data-root"), &self.data_root()])
-            .args([Path::new("--config-dir"), &self.path("config")])
-            .args(&self.arguments)
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(errors)
-            .spawn();
+            .args([Path::new("--data-root"), &self.data_root()]);
+        match &self.kubeconfig {
+            Some(kubeconfig) => driver.env("KUBECONFIG", kubeconfig),
+            None => driver.args([Path::new("--config-dir"), &self.path("config")]),
+        };
+        let driver =
+            driver.args(&self.arguments).stdin(Stdio::null()).stdout(log).stderr(errors).spawn();
         self.driver = Some(driver.expect("the certmount binary runs"));
         self.wait("the driver listens", || UnixStream::connect(self.socket()).is_ok());
     }

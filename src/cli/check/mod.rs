@@ -144,7 +144,7 @@ impl Args {
             node_name: NODE.to_owned(),
         };
         let loaded = config::load(&dir, &cluster, &Clock::system())?;
-        let issuers = loaded.issuers.0.len();
+        let issuers = loaded.issuers.issuers.len();
         let problems = loaded.problems.into_iter();
         let mut findings: Vec<_> = problems.map(|it| Finding::of_config(it, &dir)).collect();
         let node = NodeContext { driver_name: driver_name.clone(), node_name: NODE.to_owned() };
@@ -276,7 +276,9 @@ impl Finding {
 impl Finding {
     /// A problem of the configuration; `dir` is the folder as the caller wrote it.
     fn of_config(problem: Problem, dir: &Path) -> Self {
-        let Problem { file, line, column, object, severity, message } = problem;
+        let Problem { place, object, severity, message } = problem;
+        let here = config::Place { file: dir.to_owned(), line: 1, column: 1 };
+        let config::Place { file, line, column } = place.unwrap_or(here);
         let inside = path::absolute(dir).ok().and_then(|dir| file.strip_prefix(dir).ok());
         let file = inside.map_or_else(|| file.clone(), |inside| dir.join(inside));
         let severity = match severity {

@@ -24,7 +24,7 @@ const POD_UID: &str = "00000000-0000-0000-0000-000000000000";
 
 impl Checker {
     pub(super) fn new(issuers: IssuerSet, node: NodeContext) -> Self {
-        let known = issuers.0.keys().cloned().collect();
+        let known = issuers.issuers.keys().cloned().collect();
         let (_, issuers) = Issuers::channel(issuers);
         Self { known, issuers, node }
     }
@@ -100,7 +100,8 @@ impl Checker {
         if let Err(reason) = &entry.issuer {
             return Err(format!("{} {:?} cannot sign: {reason}", issuer.kind, issuer.name));
         }
-        let denied = entry.policy.check(&request.pod, &request.certificate);
+        let Some(policy) = &entry.policy else { return Ok(()) };
+        let denied = policy.check(&request.pod, &request.certificate);
         denied.map_err(|denied| denied.to_string())
     }
 

@@ -11,9 +11,10 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use self::serve::Plan;
+use self::serve::{Plan, Source};
 use super::logging::LogArgs;
 use super::startup;
+use crate::config::kubernetes::Scope;
 use crate::csi::{self, Endpoint, Registration};
 use crate::spec::policy::Cluster;
 use crate::spec::request::NodeContext;
@@ -28,7 +29,7 @@ use crate::spec::request::NodeContext;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = AFTER_HELP,
-    override_usage = "certmount node --endpoint <unix:///PATH> --node-id <NAME> --config-dir <DIR> [OPTIONS]"
+    override_usage = "certmount node --endpoint <unix:///PATH> --node-id <NAME> {--config-dir <DIR> | --kubernetes} [OPTIONS]"
 )]
 pub(super) struct Args {
     /// The CSI socket to serve kubelet on: an absolute path of at most 107 bytes
@@ -73,10 +74,6 @@ pub(super) struct Args {
     )]
     data_root: PathBuf,
 
-    /// The folder with issuers and their Secrets as YAML files; changes are taken up live
-    #[arg(long, env = "CERTMOUNT_CONFIG_DIR", value_name = "DIR")]
-    config_dir: PathBuf,
-
     /// The driver's name: what pods write as csi.driver
     #[arg(
         long,
@@ -101,6 +98,9 @@ pub(super) struct Args {
     trust_domain: Option<String>,
 
     #[command(flatten)]
+    issuers: IssuerArgs,
+
+    #[command(flatten)]
     kubelet: KubeletArgs,
 
     #[command(flatten)]
@@ -108,6 +108,48 @@ pub(super) struct Args {
 
     #[command(flatten)]
     logs: LogArgs,
+}
+
+/// Where issuers are: in a folder or in the cluster, never both.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Issuers")]
+struct IssuerArgs {
+    /// The folder with issuers and their Secrets as YAML files; changes are taken up live
+    #[arg(
+        long,
+        env = "CERTMOUNT_CONFIG_DIR",
+        value_name = "DIR",
+        conflicts_with = "kubernetes",
+        required_unless_present_any = ["kubernetes", "kubernetes_service_host"]
+    )]
+    config_dir: Option<PathBuf>,
+
+    /// Follow the ClusterIssuers in the Kubernetes API, as is done in a pod without --config-dir
+    ///
+    /// cert-manager's issuers and the signers of Kubernetes can then be named too, and pods get
+    /// Events. Outside of a pod KUBECONFIG says where the API is.
+    #[arg(long, env = "CERTMOUNT_KUBERNETES")]
+    kubernetes: bool,
+
+    /// Serve namespaced Issuers as well
+    ///
+    /// Whoever may write an Issuer in a namespace then says where its certificates come from, and
+    /// certmount needs the right to read Secrets there.
+    #[arg(long, env = "CERTMOUNT_NAMESPACED_ISSUERS", conflicts_with = "config_dir")]
+    namespaced_issuers: bool,
+
+    /// The namespace with the Secrets of ClusterIssuers [default: that of the driver's pod]
+    #[arg(
+        long,
+        env = "CERTMOUNT_NAMESPACE",
+        value_name = "NAMESPACE",
+        conflicts_with = "config_dir"
+    )]
+    namespace: Option<String>,
+
+    /// What Kubernetes sets in every pod
+    #[arg(long, env = "KUBERNETES_SERVICE_HOST", value_name = "HOST", hide = true)]
+    kubernetes_service_host: Option<String>,
 }
 
 /// How kubelet learns of the driver.
@@ -193,10 +235,10 @@ impl Args {
             node_id,
             csi_node_id,
             data_root,
-            config_dir,
             driver_name,
             cluster_domain,
             trust_domain,
+            issuers,
             kubelet: KubeletArgs { plugin_registration_dir, kubelet_registration_path },
             observe: ObserveArgs { metrics_addr, admin_socket },
             logs: _,
@@ -222,11 +264,26 @@ impl Args {
             node: NodeContext { driver_name, node_name },
             endpoint,
             data_root,
-            config_dir,
+            source: issuers.source(),
             registration,
             metrics_addr,
             admin_socket,
         })
+    }
+}
+
+impl IssuerArgs {
+    fn source(self) -> Source {
+        match self.config_dir {
+            Some(dir) => Source::Folder(dir),
+            None => Source::Kubernetes {
+                namespace: self.namespace,
+                scope: match self.namespaced_issuers {
+                    true => Scope::AllIssuers,
+                    false => Scope::ClusterIssuers,
+                },
+            },
+        }
     }
 }
 

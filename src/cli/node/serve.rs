@@ -13,9 +13,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::clock::Clock;
-use crate::config::{self, Problem, Severity};
+use crate::config::kubernetes::Scope;
+use crate::config::{self, Problem, Running, Severity};
 use crate::csi::{Endpoint, Listener, Plugin, Registration, RegistrationState};
-use crate::observe::{self, Endpoints, Metrics, Readiness, VolumesFn, bind_private};
+use crate::issuer::KubernetesIssuers;
+use crate::kubernetes::Access;
+use crate::observe::{self, Endpoints, Events, Metrics, Readiness, VolumesFn, bind_private};
 use crate::renew::{Renewer, Settings};
 use crate::spec::policy::Cluster;
 use crate::spec::request::NodeContext;
@@ -28,10 +31,21 @@ pub(super) struct Plan {
     pub(super) node: NodeContext,
     pub(super) cluster: Cluster,
     pub(super) data_root: PathBuf,
-    pub(super) config_dir: PathBuf,
+    pub(super) source: Source,
     pub(super) registration: Option<Registration>,
     pub(super) metrics_addr: Option<SocketAddr>,
     pub(super) admin_socket: PathBuf,
+}
+
+/// Where issuers are read from.
+#[derive(Debug)]
+pub(super) enum Source {
+    Folder(PathBuf),
+    Kubernetes {
+        /// The driver's own, if it is not that of its service account.
+        namespace: Option<String>,
+        scope: Scope,
+    },
 }
 
 /// Serves until `shutdown` or until a part fails, and then ends in good order: in less than two
@@ -56,11 +70,18 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
         registration.clear()?;
     }
 
-    let config = config::start(&plan.config_dir, plan.cluster, clock.clone())?;
+    let (config, access) = start_config(plan.source, plan.cluster, clock.clone()).await?;
+    let mut issuers = config.issuers;
+    let mut events = None;
+    if let Some(Access { client, .. }) = access {
+        let NodeContext { driver_name, node_name } = &plan.node;
+        issuers = issuers.with_foreign(KubernetesIssuers::new(&client, node_name));
+        events = Some(Events::start(client, driver_name, node_name, clock.clone()));
+    }
     let (reports, reported) = mpsc::unbounded_channel();
     let renewer = Renewer::new(Settings {
         volumes: Volumes::open(&plan.data_root)?,
-        issuers: config.issuers,
+        issuers: issuers.clone(),
         clock: clock.clone(),
         node: plan.node.clone(),
         reports,
@@ -76,7 +97,7 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
         volumes,
     };
     let reported_all = CancellationToken::new();
-    let reporting = observe::consume(reported, metrics.clone(), reported_all.clone());
+    let reporting = observe::consume(reported, metrics.clone(), events, reported_all.clone());
     let reporting = tokio::spawn(reporting);
     let mut observers = JoinSet::new();
     observers.spawn(follow_problems(config.problems, metrics));
@@ -84,6 +105,8 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
 
     adopt(&renewer).await?;
     drop(adopting);
+    // A publish that comes first would be told that its issuer is not known yet.
+    let _ = tokio::time::timeout(FIRST_READ, issuers.read()).await;
 
     let listener = Listener::bind(plan.endpoint.path())?;
     let (ready, is_ready) = watch::channel(true);
@@ -123,6 +146,9 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
     ended
 }
 
+/// An API server that works answers within this; one that does not must not hold up unpublishes.
+const FIRST_READ: Duration = Duration::from_secs(2);
+
 /// Less than the two seconds that are promised.
 const DRAIN: Duration = Duration::from_millis(1800);
 
@@ -130,6 +156,20 @@ const DRAIN: Duration = Duration::from_millis(1800);
 fn early_end(part: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
     part.context("a part of certmount broke down")??;
     bail!("a server ended by itself")
+}
+
+async fn start_config(
+    source: Source,
+    cluster: Cluster,
+    clock: Clock,
+) -> Result<(Running, Option<Access>)> {
+    Ok(match source {
+        Source::Folder(dir) => (config::start(&dir, cluster, clock)?, None),
+        Source::Kubernetes { namespace, scope } => {
+            let access = Access::find(namespace).await?;
+            (config::kubernetes::start(&access, scope, cluster, clock), Some(access))
+        }
+    })
 }
 
 async fn serve_observers(

@@ -114,8 +114,15 @@ async fn order(issuer: &dyn Issuer, spec: &CertificateSpec) -> Result<Bundle, Is
         uid: "uid".to_owned(),
         service_account: "default".to_owned(),
     };
-    let order =
-        Order { volume: &volume, pod: &pod, spec, request: &request, key: &key, handle: &NoHandle };
+    let order = Order {
+        volume: &volume,
+        pod: &pod,
+        spec,
+        request: &request,
+        annotations: &BTreeMap::new(),
+        key: &key,
+        handle: &NoHandle,
+    };
     let issued = issuer.issue(order).await?;
     Ok(Bundle::new(key, issued, &spec.template, spec.duration, now()).unwrap())
 }

@@ -32,6 +32,7 @@ impl Life {
             pod: &request.pod,
             spec,
             request: &csr,
+            annotations: &request.annotations,
             key: &key,
             handle: &handle,
         };
@@ -66,10 +67,11 @@ impl Life {
         let entry = issuers
             .get(reference, &request.pod.namespace)
             .ok_or_else(|| config(format!("there is no {reference}; create it, or correct issuer-name, issuer-kind and issuer-group of the volume")))?;
-        entry
-            .policy
-            .check(&request.pod, &request.certificate)
-            .map_err(|denied| IssueError::new(IssueErrorKind::Denied, denied.to_string()))?;
+        if let Some(policy) = &entry.policy {
+            policy
+                .check(&request.pod, &request.certificate)
+                .map_err(|denied| IssueError::new(IssueErrorKind::Denied, denied.to_string()))?;
+        }
         entry.issuer.map_err(|reason| config(format!("{reference} is not ready: {reason}")))
     }
 

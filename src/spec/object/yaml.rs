@@ -138,7 +138,10 @@ fn read_object(document: &str, first_line: u64) -> Result<Object, DocumentError>
         None => {
             let SecretDocument { data, string_data, .. } =
                 read(document, first_line, Some(&object))?;
-            Ok(Object::Secret(SecretObject::new(namespace, name, data, string_data)))
+            let data = data.into_iter().map(|(key, Base64(value))| (key, value));
+            // As in Kubernetes, stringData wins.
+            let text = string_data.into_iter().map(|(key, PlainText(value))| (key, value));
+            Ok(Object::Secret(SecretObject::new(namespace, name, data.chain(text))))
         }
     }
 }

@@ -1,0 +1,354 @@
+//! Requests under way: made with one write each, and followed by one watch for all of the node.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use kube::api::{DeleteParams, PostParams};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Resource, ResourceExt as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::error::api_error;
+use super::name::{NODE_LABEL, Name, VOLUME_LABEL};
+use crate::issuer::{IssueError, IssueErrorKind};
+use crate::kubernetes::watch_reason;
+
+/// A kind of object by which the API server is asked for a certificate.
+pub(super) trait Request:
+    Resource<DynamicType = ()>
+    + Clone
+    + fmt::Debug
+    + DeserializeOwned
+    + Serialize
+    + Send
+    + Sync
+    + 'static
+{
+    /// Where such objects are.
+    fn api(client: Client, namespace: Option<&str>) -> Api<Self>;
+
+    /// How far this one has come.
+    fn progress(&self) -> Progress;
+}
+
+/// How far a request has come.
+#[derive(Clone, Debug)]
+pub(super) enum Progress {
+    /// Not decided: who has to do what.
+    Waiting(String),
+    /// Signed.
+    Issued(Answer),
+    /// There will be no certificate.
+    Refused(IssueErrorKind, String),
+}
+
+/// What a signer answered: PEM texts, unchecked.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    pub(super) certificate: Vec<u8>,
+    pub(super) ca: Vec<u8>,
+}
+
+/// How a request ended.
+pub(super) type Decision = Result<Answer, IssueError>;
+
+/// The requests of one kind that this node makes.
+pub(super) struct Tracker<K> {
+    client: Client,
+    /// The value of [`NODE_LABEL`].
+    node: String,
+    board: Arc<Mutex<Board>>,
+    /// Each write that waits takes up a connection.
+    writes: Semaphore,
+    watch: OnceLock<AbortOnDropHandle<()>>,
+    kind: std::marker::PhantomData<fn() -> K>,
+}
+
+/// What the watch tells and the orders read.
+#[derive(Debug, Default)]
+struct Board {
+    /// What orders wait for.
+    awaited: HashMap<Name, Awaited>,
+    /// The requests of each volume that are there, and whether each was signed.
+    of_volume: HashMap<String, BTreeMap<Name, bool>>,
+    /// While everything is listed: what orders wait for and was not seen yet.
+    unseen: BTreeSet<Name>,
+    /// Why nothing is heard at present.
+    trouble: Option<String>,
+}
+
+#[derive(Debug)]
+struct Awaited {
+    progress: watch::Sender<Progress>,
+    /// Whether it is known to be there.
+    made: bool,
+    /// What the order's last attempt ended with.
+    told: Option<String>,
+}
+
+/// Whoever is to decide mostly does it at once. After this long somebody should be told to.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An attempt waits no longer, though nothing has changed.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
+/// The API server answers a write within this, or never.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+
+const MOST_WRITES: usize = 32;
+
+impl<K: Request> Tracker<K> {
+    pub(super) fn new(client: Client, node: String) -> Self {
+        Self {
+            client,
+            node,
+            board: Arc::default(),
+            writes: Semaphore::new(MOST_WRITES),
+            watch: OnceLock::new(),
+            kind: std::marker::PhantomData,
+        }
+    }
+
+    /// The value of [`NODE_LABEL`].
+    pub(super) fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// Has the request `name` decided: makes it, unless it is there, and waits.
+    ///
+    /// # Errors
+    ///
+    /// What stands in the way of a decision. While nobody decides the error is of the kind
+    /// [`IssueErrorKind::Pending`]; the next call with the same name takes the request up again.
+    pub(super) async fn decision(
+        &self,
+        name: &Name,
+        make: impl FnOnce() -> K,
+    ) -> Result<Decision, IssueError> {
+        self.watch.get_or_init(|| self.start_watch());
+        let (mut progress, made, told) = lock(&self.board).await_progress(name);
+        if !made {
+            let object = self.submit(name, make()).await?;
+            lock(&self.board).submitted(name, &object);
+        }
+        let mut deadline = Instant::now() + if told.is_some() { LONGEST_WAIT } else { PATIENCE };
+        loop {
+            let now = progress.borrow_and_update().clone();
+            let waiting = match now.decision() {
+                Ok(decision) => {
+                    lock(&self.board).awaited.remove(name);
+                    return Ok(decision);
+                }
+                Err(waiting) => waiting,
+            };
+            if told.as_ref().is_some_and(|told| *told != waiting) {
+                deadline = deadline.min(Instant::now() + PATIENCE);
+            }
+            let changed = timeout_at(deadline, progress.changed()).await;
+            if changed.is_err() {
+                return Err(lock(&self.board).undecided(name, waiting));
+            }
+        }
+    }
+
+    /// Makes `object`, or reads the one of its name that an earlier attempt made.
+    async fn submit(&self, name: &Name, object: K) -> Result<K, IssueError> {
+        let _turn = self.writes.acquire().await.expect("the semaphore is never closed");
+        let api = K::api(self.client.clone(), name.namespace.as_deref());
+        let to = |verb| match &name.namespace {
+            Some(namespace) => format!("{verb} a {} in namespace {namespace}", K::kind(&())),
+            None => format!("{verb} a {}", K::kind(&())),
+        };
+        let create = to("create");
+        match in_time(&create, api.create(&PostParams::default(), &object)).await {
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                let read = to("read");
+                in_time(&read, api.get(&name.name)).await.map_err(|error| api_error(&read, error))
+            }
+            created => created.map_err(|error| api_error(&create, error)),
+        }
+    }
+
+    /// Deletes the volume's other requests in the background, now that `decided` is: but for the
+    /// last that was signed, which says where the certificate in use is from.
+    pub(super) fn tidy(&self, volume: &str, decided: &Name, issued: bool) {
+        let superfluous = lock(&self.board).superfluous(volume, decided, issued);
+        if superfluous.is_empty() {
+            return;
+        }
+        let client = self.client.clone();
+        tokio::spawn(async move {
+            for Name { namespace, name } in superfluous {
+                let api = K::api(client.clone(), namespace.as_deref());
+                // What is left goes after the next decision, or with the pod.
+                let _ = timeout(WRITE_TIMEOUT, api.delete(&name, &DeleteParams::default())).await;
+            }
+        });
+    }
+
+    fn start_watch(&self) -> AbortOnDropHandle<()> {
+        /// Few objects at a time: each may hold kilobytes.
+        const PAGE: u32 = 50;
+        let config = watcher::Config::default()
+            .labels(&format!("{NODE_LABEL}={}", self.node))
+            .page_size(PAGE);
+        let events = watcher(K::api(self.client.clone(), None), config).default_backoff();
+        let board = Arc::clone(&self.board);
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut events = pin!(events);
+            while let Some(event) = events.next().await {
+                lock(&board).note::<K>(event);
+            }
+        }))
+    }
+}
+
+async fn in_time<T>(
+    action: &str,
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, kube::Error> {
+    timeout(WRITE_TIMEOUT, call).await.unwrap_or_else(|_| {
+        let seconds = WRITE_TIMEOUT.as_secs();
+        Err(kube::Error::Service(format!("no answer to {action} in {seconds} seconds").into()))
+    })
+}
+
+impl Progress {
+    /// The decision, or what it waits for.
+    fn decision(self) -> Result<Decision, String> {
+        match self {
+            Self::Issued(answer) => Ok(Ok(answer)),
+            Self::Refused(kind, message) => Ok(Err(IssueError::new(kind, message))),
+            Self::Waiting(message) => Err(message),
+        }
+    }
+}
+
+impl Board {
+    /// The progress of `name`, whether it is known to be there, and what was told of it last.
+    fn await_progress(&mut self, name: &Name) -> (watch::Receiver<Progress>, bool, Option<String>) {
+        let awaited = self.awaited.entry(name.clone()).or_insert_with(|| Awaited {
+            progress: watch::Sender::new(Progress::Waiting(format!("{name} is being made"))),
+            made: false,
+            told: None,
+        });
+        (awaited.progress.subscribe(), awaited.made, awaited.told.clone())
+    }
+
+    /// The API server has the request.
+    fn submitted<K: Request>(&mut self, name: &Name, object: &K) {
+        let Some(awaited) = self.awaited.get_mut(name) else { return };
+        // The watch may have been faster, and ahead.
+        if !std::mem::replace(&mut awaited.made, true) {
+            awaited.progress.send_replace(object.progress());
+        }
+    }
+
+    /// Nobody has decided in time.
+    fn undecided(&mut self, name: &Name, waiting: String) -> IssueError {
+        let trouble = self.trouble.clone();
+        if let Some(awaited) = self.awaited.get_mut(name) {
+            awaited.told = Some(waiting.clone());
+        }
+        match trouble {
+            Some(trouble) => {
+                IssueError::new(IssueErrorKind::Unavailable, format!("{waiting}; {trouble}"))
+            }
+            None => IssueError::new(IssueErrorKind::Pending, waiting),
+        }
+    }
+
+    fn superfluous(&self, volume: &str, decided: &Name, issued: bool) -> Vec<Name> {
+        let others = self.of_volume.get(volume).into_iter().flatten();
+        let others = others.filter(|(name, _)| *name != decided);
+        let superfluous = others.filter(|(_, signed)| issued || !**signed);
+        superfluous.map(|(name, _)| name.clone()).collect()
+    }
+
+    fn note<K: Request>(&mut self, event: watcher::Result<Event<K>>) {
+        match event {
+            Ok(event) => {
+                self.trouble = None;
+                self.take(event);
+            }
+            Err(error) => {
+                let error = watch_reason(&error);
+                self.trouble = Some(format!("{}s cannot be watched: {error}", K::kind(&())));
+            }
+        }
+    }
+
+    fn take<K: Request>(&mut self, event: Event<K>) {
+        match event {
+            Event::Init => {
+                self.of_volume.clear();
+                let made = self.awaited.iter().filter(|(_, awaited)| awaited.made);
+                self.unseen = made.map(|(name, _)| name.clone()).collect();
+            }
+            Event::InitApply(object) | Event::Apply(object) => self.see(&object),
+            Event::InitDone => {
+                for name in std::mem::take(&mut self.unseen) {
+                    self.lose::<K>(&name);
+                }
+            }
+            Event::Delete(object) => {
+                let name = Name::of(&object);
+                if let Some(volume) = object.labels().get(VOLUME_LABEL)
+                    && let Some(requests) = self.of_volume.get_mut(volume)
+                {
+                    requests.remove(&name);
+                    if requests.is_empty() {
+                        self.of_volume.remove(volume);
+                    }
+                }
+                self.lose::<K>(&name);
+            }
+        }
+    }
+
+    fn see<K: Request>(&mut self, object: &K) {
+        let name = Name::of(object);
+        self.unseen.remove(&name);
+        let progress = object.progress();
+        if let Some(volume) = object.labels().get(VOLUME_LABEL) {
+            let requests = self.of_volume.entry(volume.clone()).or_default();
+            requests.insert(name.clone(), matches!(progress, Progress::Issued(_)));
+        }
+        if let Some(awaited) = self.awaited.get_mut(&name) {
+            awaited.made = true;
+            awaited.progress.send_replace(progress);
+        }
+    }
+
+    /// A request is gone.
+    fn lose<K: Request>(&mut self, name: &Name) {
+        let Some(awaited) = self.awaited.get(name) else { return };
+        if awaited.progress.is_closed() {
+            // Nobody waits any more: mostly the pod went, and the request with it.
+            self.awaited.remove(name);
+            return;
+        }
+        let message =
+            format!("{} {name} was deleted before it was decided; another is made", K::kind(&()));
+        awaited.progress.send_replace(Progress::Refused(IssueErrorKind::Unavailable, message));
+    }
+}
+
+fn lock(board: &Mutex<Board>) -> MutexGuard<'_, Board> {
+    board.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<K> fmt::Debug for Tracker<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tracker").field("node", &self.node).finish_non_exhaustive()
+    }
+}

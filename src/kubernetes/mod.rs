@@ -1,0 +1,123 @@
+//! The way to the Kubernetes API: a client that does not wait for ever, and its errors as text.
+
+#[cfg(test)]
+pub(crate) mod fake;
+
+use std::time::Duration;
+
+use kube::runtime::watcher;
+use kube::{Client, Config};
+
+use crate::error::with_causes;
+
+/// The Kubernetes API as this process may use it. Cheap to clone.
+#[derive(Clone)]
+pub struct Access {
+    /// Asks it.
+    pub client: Client,
+    /// The namespace of the driver itself.
+    pub namespace: String,
+}
+
+/// Why there is no way to the Kubernetes API.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    /// Nothing says where it is.
+    #[error(
+        "the Kubernetes API is not to be found: run in a pod with the token of a service account, \
+         or name a kubeconfig file in KUBECONFIG"
+    )]
+    Unknown(#[source] kube::config::InferConfigError),
+    /// What says where it is cannot be used.
+    #[error("the Kubernetes API cannot be used as configured")]
+    Client(#[source] kube::Error),
+}
+
+impl Access {
+    /// The API of the cluster that this process runs in, or that `KUBECONFIG` names. Asks nothing
+    /// of it yet. The driver's namespace is that of its service account, unless `namespace` is one.
+    ///
+    /// # Errors
+    ///
+    /// When neither says where it is, or not in a form that can be used.
+    pub async fn find(namespace: Option<String>) -> Result<Self, AccessError> {
+        let mut config = Config::infer().await.map_err(AccessError::Unknown)?;
+        let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
+        config.connect_timeout = Some(CONNECT_TIMEOUT);
+        // A watch is silent for up to a minute between bookmarks, and ends after five.
+        config.read_timeout = Some(READ_TIMEOUT);
+        config.reset_reader_on_write = true;
+        // Whoever asks has a better plan for the next attempt.
+        config.default_retry = false;
+        let client = Client::try_from(config).map_err(AccessError::Client)?;
+        Ok(Self { client, namespace })
+    }
+}
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(330);
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Access").field("namespace", &self.namespace).finish_non_exhaustive()
+    }
+}
+
+/// What went wrong, in the API server's own words where it has said any.
+pub fn reason(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => excerpt(&status.message),
+        error => excerpt(&with_causes(error)),
+    }
+}
+
+/// Why a watch does not go on.
+pub fn watch_reason(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => reason(error),
+        watcher::Error::WatchError(status) => excerpt(&status.message),
+        watcher::Error::NoResourceVersion => excerpt(&error.to_string()),
+    }
+}
+
+/// What others wrote, on one line and no longer than people read.
+pub fn excerpt(text: &str) -> String {
+    const LONGEST: usize = 400;
+    let mut excerpt = String::with_capacity(text.len().min(LONGEST));
+    for c in text.trim().chars() {
+        if excerpt.len() >= LONGEST {
+            excerpt.push('…');
+            break;
+        }
+        match c {
+            ' '..='~' => excerpt.push(c),
+            c if c.is_whitespace() => excerpt.push(' '),
+            c => excerpt.extend(c.escape_debug()),
+        }
+    }
+    excerpt
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_stays_on_one_line_and_short() {
+        assert_eq!(excerpt(" a\nb\u{1b}[31m "), "a b\\u{1b}[31m");
+        assert!(excerpt(&"é".repeat(10_000)).len() < 420);
+    }
+
+    #[test]
+    fn the_server_s_own_words_are_told() {
+        let status = Status::failure("secrets is forbidden", "Forbidden").with_code(403);
+        let error = kube::Error::Api(status.boxed());
+        assert_eq!(reason(&error), "secrets is forbidden");
+        let error = watcher::Error::InitialListFailed(error);
+        assert_eq!(watch_reason(&error), "secrets is forbidden");
+    }
+}

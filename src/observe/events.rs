@@ -1,0 +1,297 @@
+//! Events on pods: what their owners should know of their certificates.
+//!
+//! Events are written by a task of their own, one after the other; whoever reports does not wait.
+//! While the API server is slower than the reports, or gone, events are lost: they tell nothing
+//! that the log and the metrics do not.
+//!
+//! A failure that repeats is one Event with a count, written at most every five minutes.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::jiff;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::clock::{Clock, Timestamp};
+use crate::issuer::IssueErrorKind;
+use crate::renew::{Outcome, Report};
+use crate::spec::volume::{PodRef, VolumeId};
+
+/// Takes reports and writes them as Events. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Events(mpsc::Sender<Report>);
+
+impl Events {
+    /// Events that come from the driver `driver` on the node `node`; the task that writes them ends
+    /// with the last clone.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn start(client: Client, driver: &str, node: &str, clock: Clock) -> Self {
+        let (sender, reports) = mpsc::channel(MOST_WAITING);
+        let source =
+            EventSource { component: Some(driver.to_owned()), host: Some(node.to_owned()) };
+        let writer = Writer { client, source, clock, told: HashMap::new() };
+        tokio::spawn(writer.write_all(reports));
+        Self(sender)
+    }
+
+    /// Has an Event written about `report` some time, unless nobody needs to know.
+    pub fn observe(&self, report: &Report) {
+        // Full, or the runtime shuts down.
+        let _ = self.0.try_send(report.clone());
+    }
+}
+
+/// One report for each of the pods that a node can have, and some more.
+const MOST_WAITING: usize = 512;
+
+/// How long a failure that repeats is not told again.
+const SPACING: Duration = Duration::from_secs(300);
+
+/// The API server answers within this, or the event is lost.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+struct Writer {
+    client: Client,
+    source: EventSource,
+    clock: Clock,
+    /// What the owners of volumes know that are in trouble.
+    told: HashMap<VolumeId, Told>,
+}
+
+/// The last Event about a volume's trouble.
+struct Told {
+    name: String,
+    reason: &'static str,
+    /// What is wrong, without times.
+    cause: String,
+    count: i32,
+    at: Timestamp,
+    /// What was left of the certificate when its renewal first failed.
+    left_at_first: Option<Duration>,
+}
+
+/// What an Event says.
+struct Words {
+    severity: &'static str,
+    reason: &'static str,
+    message: String,
+}
+
+const NORMAL: &str = "Normal";
+const WARNING: &str = "Warning";
+
+impl Writer {
+    async fn write_all(mut self, mut reports: mpsc::Receiver<Report>) {
+        while let Some(report) = reports.recv().await {
+            self.write(&report).await;
+        }
+    }
+
+    async fn write(&mut self, report: &Report) {
+        let issuer = &report.issuer;
+        let words = match &report.outcome {
+            Outcome::Adopted => return,
+            Outcome::Unpublished => {
+                self.told.remove(&report.volume);
+                return;
+            }
+            Outcome::Issued { renewal, serial, not_after, renew_at, .. } => {
+                self.told.remove(&report.volume);
+                let (reason, what) = match renewal {
+                    false => ("CertificateIssued", "issued a certificate"),
+                    true => ("CertificateRenewed", "renewed the certificate"),
+                };
+                let message = format!(
+                    "{issuer} {what}: serial number {serial}, holds until {}, renewal at {}",
+                    seconds(*not_after),
+                    seconds(*renew_at),
+                );
+                Words { severity: NORMAL, reason, message }
+            }
+            Outcome::TrustChanged => Words {
+                severity: NORMAL,
+                reason: "TrustAnchorsReplaced",
+                message: format!("{issuer} has other trust anchors; they are in the volume"),
+            },
+            Outcome::Failed { .. } => return self.write_failure(report).await,
+        };
+        self.create(&report.pod, words).await;
+    }
+
+    async fn write_failure(&mut self, report: &Report) {
+        let Outcome::Failed { kind, message: cause, retry_at, not_after, .. } = &report.outcome
+        else {
+            return;
+        };
+        let now = self.clock.now();
+        let told = self.told.get(&report.volume);
+        let left = not_after.map(|end| Duration::try_from(end.duration_since(now)).ok());
+        let left_at_first = match told {
+            Some(Told { left_at_first: Some(first), .. }) => Some(*first),
+            _ => left.flatten(),
+        };
+        let (severity, reason) = match left {
+            None => of_first(*kind),
+            Some(left) => (WARNING, of_renewal(*kind, left, left_at_first)),
+        };
+        let ends = match (not_after, reason) {
+            (None, _) => String::new(),
+            (Some(end), EXPIRED) => format!("; the certificate expired at {}", seconds(*end)),
+            (Some(end), _) => format!("; the certificate holds until {}", seconds(*end)),
+        };
+        let message = format!(
+            "{}{ends}; next try at {}",
+            with_issuer(cause, &report.issuer.to_string()),
+            seconds(*retry_at)
+        );
+        let words = Words { severity, reason, message };
+
+        let same = told.filter(|told| told.reason == reason && told.cause == *cause);
+        let (name, count, at) = match same {
+            None => (self.create(&report.pod, words).await, 1, now),
+            Some(told) => {
+                let (name, count, at) = (told.name.clone(), told.count.saturating_add(1), told.at);
+                if now.duration_since(at).unsigned_abs() >= SPACING {
+                    self.repeat(&report.pod, &name, count, words).await;
+                    (name, count, now)
+                } else {
+                    (name, count, at)
+                }
+            }
+        };
+        let cause = cause.clone();
+        let told = Told { name, reason, cause, count, at, left_at_first };
+        self.told.insert(report.volume.clone(), told);
+    }
+
+    /// Answers the Event's name.
+    async fn create(&self, pod: &PodRef, words: Words) -> String {
+        let now = self.clock.now();
+        // As other components name them.
+        let name = format!("{}.{:x}", pod.name, now.as_nanosecond());
+        let event = Event {
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                namespace: Some(pod.namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            involved_object: ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                namespace: Some(pod.namespace.clone()),
+                name: Some(pod.name.clone()),
+                uid: Some(pod.uid.clone()),
+                ..ObjectReference::default()
+            },
+            reporting_component: self.source.component.clone(),
+            reporting_instance: self.source.host.clone(),
+            source: Some(self.source.clone()),
+            type_: Some(words.severity.to_owned()),
+            reason: Some(words.reason.to_owned()),
+            message: Some(fit(words.message)),
+            first_timestamp: Some(time(now)),
+            last_timestamp: Some(time(now)),
+            count: Some(1),
+            ..Event::default()
+        };
+        let events = Api::<Event>::namespaced(self.client.clone(), &pod.namespace);
+        let params = PostParams::default();
+        let created = events.create(&params, &event);
+        note_loss(pod, timeout(WRITE_TIMEOUT, created).await);
+        name
+    }
+
+    async fn repeat(&self, pod: &PodRef, name: &str, count: i32, words: Words) {
+        let change = Patch::Merge(json!({
+            "count": count,
+            "lastTimestamp": time(self.clock.now()),
+            "message": fit(words.message),
+        }));
+        let events = Api::<Event>::namespaced(self.client.clone(), &pod.namespace);
+        let params = PatchParams::default();
+        let patched = events.patch(name, &params, &change);
+        note_loss(pod, timeout(WRITE_TIMEOUT, patched).await);
+    }
+}
+
+const EXPIRED: &str = "CertificateExpired";
+
+/// The volume has no certificate yet.
+fn of_first(kind: IssueErrorKind) -> (&'static str, &'static str) {
+    match kind {
+        IssueErrorKind::Pending => (NORMAL, "CertificatePending"),
+        IssueErrorKind::Denied => (WARNING, "CertificateDenied"),
+        _ => (WARNING, "CertificateNotIssued"),
+    }
+}
+
+/// The volume has a certificate with so much left.
+fn of_renewal(
+    kind: IssueErrorKind,
+    left: Option<Duration>,
+    at_first: Option<Duration>,
+) -> &'static str {
+    let Some(left) = left else { return EXPIRED };
+    // Renewal begins when a third of the life is left, so this is the last twelfth.
+    if at_first.is_some_and(|at_first| left < at_first / 4) {
+        return "CertificateExpiring";
+    }
+    match kind {
+        IssueErrorKind::Denied => "RenewalDenied",
+        IssueErrorKind::Pending => "RenewalPending",
+        _ => "RenewalFailing",
+    }
+}
+
+/// Errors name the issuer where it has a part in them; an Event always does.
+fn with_issuer(cause: &str, issuer: &str) -> String {
+    if cause.contains(issuer) { cause.to_owned() } else { format!("{issuer}: {cause}") }
+}
+
+/// Of no use to people: fractions.
+fn seconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+fn time(at: Timestamp) -> Time {
+    let at = jiff::Timestamp::from_second(at.as_second());
+    Time(at.expect("both count the same seconds"))
+}
+
+/// No longer than the API server takes.
+fn fit(mut message: String) -> String {
+    const LONGEST: usize = 1000;
+    if message.len() > LONGEST {
+        let mut end = LONGEST;
+        while !message.is_char_boundary(end) {
+            end -= 1;
+        }
+        message.truncate(end);
+        message.push('…');
+    }
+    message
+}
+
+fn note_loss<T>(
+    pod: &PodRef,
+    written: Result<Result<T, kube::Error>, tokio::time::error::Elapsed>,
+) {
+    let reason = match written {
+        Ok(Ok(_)) => return,
+        Ok(Err(error)) => crate::kubernetes::reason(&error),
+        Err(_) => "the API server does not answer".to_owned(),
+    };
+    tracing::debug!(namespace = pod.namespace, pod = pod.name, reason, "an event was lost");
+}
+
+#[cfg(test)]
+mod tests;

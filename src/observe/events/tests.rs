@@ -1,0 +1,214 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use serde_json::Value;
+
+use super::*;
+use crate::kubernetes::fake::FakeApi;
+use crate::spec::volume::IssuerRef;
+
+struct Bench {
+    api: FakeApi,
+    now: Arc<AtomicI64>,
+    events: Events,
+}
+
+const START: i64 = 1_800_000_000;
+const DAY: i64 = 86_400;
+
+impl Bench {
+    fn new() -> Self {
+        let (api, now) = (FakeApi::default(), Arc::new(AtomicI64::new(START)));
+        let seen = Arc::clone(&now);
+        let clock = Clock::from_fn(move || at(seen.load(Ordering::SeqCst)));
+        let events = Events::start(api.client(), "csi.certmount.dev", "node-1", clock);
+        Self { api, now, events }
+    }
+
+    /// Reports `outcome`, and waits until what there is to write is written.
+    async fn report(&self, outcome: Outcome) {
+        self.events.observe(&Report {
+            volume: VolumeId::of_inline_volume("uid-1", "tls"),
+            pod: PodRef {
+                namespace: "shop".to_owned(),
+                name: "web-0".to_owned(),
+                uid: "uid-1".to_owned(),
+                service_account: "web".to_owned(),
+            },
+            issuer: IssuerRef {
+                group: "certmount.dev".to_owned(),
+                kind: "ClusterIssuer".to_owned(),
+                name: "ca".to_owned(),
+            },
+            outcome,
+        });
+        while self.events.0.capacity() < MOST_WAITING {
+            tokio::task::yield_now().await;
+        }
+        // The last one may still be on its way.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+
+    fn pass(&self, seconds: i64) {
+        self.now.fetch_add(seconds, Ordering::SeqCst);
+    }
+
+    fn written(&self) -> Vec<Value> {
+        self.api.objects("events")
+    }
+
+    fn reasons(&self) -> Vec<String> {
+        let reason = |event: &Value| event["reason"].as_str().unwrap().to_owned();
+        self.written().iter().map(reason).collect()
+    }
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn failed(kind: IssueErrorKind, message: &str, not_after: Option<i64>) -> Outcome {
+    Outcome::Failed {
+        renewal: not_after.is_some(),
+        kind,
+        message: message.to_owned(),
+        retry_at: at(START + 60),
+        not_after: not_after.map(at),
+    }
+}
+
+fn issued(renewal: bool) -> Outcome {
+    Outcome::Issued {
+        renewal,
+        took: Duration::from_millis(5),
+        serial: "0badc0de".to_owned(),
+        not_after: at(START + 90 * DAY),
+        renew_at: at(START + 60 * DAY),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_s_owner_sees_that_a_certificate_came_and_until_when_it_holds() {
+    let bench = Bench::new();
+    bench.report(issued(false)).await;
+    let event = bench.written().remove(0);
+    assert_eq!(event["reason"], "CertificateIssued");
+    assert_eq!(event["type"], "Normal");
+    assert_eq!(
+        event["message"],
+        "ClusterIssuer ca issued a certificate: serial number 0badc0de, holds until \
+         2027-04-15T08:00:00Z, renewal at 2027-03-16T08:00:00Z"
+    );
+    let pod = &event["involvedObject"];
+    let pod = ["kind", "namespace", "name", "uid"].map(|field| pod[field].as_str().unwrap());
+    assert_eq!(pod, ["Pod", "shop", "web-0", "uid-1"]);
+    assert_eq!(event["metadata"]["namespace"], "shop");
+    assert_eq!(event["source"]["component"], "csi.certmount.dev");
+    assert_eq!(event["source"]["host"], "node-1");
+    assert_eq!(event["lastTimestamp"], "2027-01-15T08:00:00Z");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_kind_of_trouble_has_its_reason_and_says_who_what_and_when() {
+    use IssueErrorKind::{Config, Denied, Pending, Unavailable};
+    let in_a_day = Some(START + DAY);
+    let table = [
+        (Pending, None, "Normal", "CertificatePending"),
+        (Denied, None, "Warning", "CertificateDenied"),
+        (Config, None, "Warning", "CertificateNotIssued"),
+        (Unavailable, None, "Warning", "CertificateNotIssued"),
+        (Denied, in_a_day, "Warning", "RenewalDenied"),
+        (Pending, in_a_day, "Warning", "RenewalPending"),
+        (Unavailable, in_a_day, "Warning", "RenewalFailing"),
+        (Unavailable, Some(START - 1), "Warning", "CertificateExpired"),
+    ];
+    for (kind, not_after, severity, reason) in table {
+        let bench = Bench::new();
+        bench.report(failed(kind, "the CA is asleep", not_after)).await;
+        let event = bench.written().remove(0);
+        assert_eq!(
+            (event["type"].as_str(), event["reason"].as_str()),
+            (Some(severity), Some(reason))
+        );
+        let message = event["message"].as_str().unwrap();
+        assert!(message.starts_with("ClusterIssuer ca: the CA is asleep; "), "{message}");
+        assert!(message.ends_with("next try at 2027-01-15T08:01:00Z"), "{message}");
+        assert_eq!(message.contains("the certificate"), not_after.is_some(), "{message}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_repeats_is_one_event_with_a_count() {
+    let bench = Bench::new();
+    let failure = || failed(IssueErrorKind::Unavailable, "the CA is asleep", None);
+    for _ in 0..10 {
+        bench.report(failure()).await;
+        bench.pass(60);
+    }
+    let event = bench.written().remove(0);
+    assert_eq!(bench.written().len(), 1);
+    assert_eq!(event["count"], 6);
+    assert_eq!(event["firstTimestamp"], "2027-01-15T08:00:00Z");
+    assert_eq!(event["lastTimestamp"], "2027-01-15T08:05:00Z");
+    assert_eq!(bench.api.calls(), ["POST events", "PATCH events"]);
+
+    // Another cause is news, and so is the end of it.
+    bench.report(failed(IssueErrorKind::Unavailable, "the CA is gone", None)).await;
+    bench.pass(1);
+    bench.report(issued(false)).await;
+    bench.pass(1);
+    bench.report(failure()).await;
+    assert_eq!(
+        bench.reasons(),
+        [
+            "CertificateNotIssued",
+            "CertificateNotIssued",
+            "CertificateIssued",
+            "CertificateNotIssued"
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_goes_on_failing_becomes_urgent() {
+    let bench = Bench::new();
+    let failure =
+        || failed(IssueErrorKind::Unavailable, "the CA is asleep", Some(START + 30 * DAY));
+    for days in [20, 5, 10] {
+        bench.report(failure()).await;
+        bench.pass(days * DAY);
+    }
+    bench.report(failure()).await;
+    assert_eq!(bench.reasons(), ["RenewalFailing", "CertificateExpiring", "CertificateExpired"]);
+    bench.pass(1);
+    bench.report(issued(true)).await;
+    assert_eq!(bench.reasons().last().unwrap(), "CertificateRenewed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_an_api_server_that_does_not_answer() {
+    let bench = Bench::new();
+    bench.api.refuse("POST events", 403, "events is forbidden");
+    for _ in 0..(2 * MOST_WAITING) {
+        bench.events.observe(&Report {
+            volume: VolumeId::of_inline_volume("uid-1", "tls"),
+            pod: PodRef {
+                namespace: "shop".to_owned(),
+                name: "web-0".to_owned(),
+                uid: "uid-1".to_owned(),
+                service_account: "web".to_owned(),
+            },
+            issuer: IssuerRef {
+                group: "certmount.dev".to_owned(),
+                kind: "ClusterIssuer".to_owned(),
+                name: "ca".to_owned(),
+            },
+            outcome: issued(true),
+        });
+    }
+    assert_eq!(bench.events.0.capacity(), 0);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    bench.api.relent();
+    bench.report(issued(true)).await;
+    assert_eq!(bench.reasons(), ["CertificateRenewed"]);
+}

@@ -1,0 +1,449 @@
+//! The driver with a real API server and cert-manager's real controller, and with no more rights
+//! than `kubernetes/rbac.yaml` gives. Kubelet is played.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test, which may panic and asks for the time"
+)]
+
+#[path = "kubernetes/api.rs"]
+mod api;
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use api::Api;
+use certmount::clock::Clock;
+use certmount::config::{Root, RootOptions};
+use certmount::csi::client::{InlineVolume, Kubelet};
+use certmount::x509::{Certificate, KeyAlgorithm, certificates_from_pem};
+use common::{Plugin, namespaced_async};
+use serde_json::Value;
+use tonic::Code;
+
+const CA: &str = "
+apiVersion: certmount.dev/v1alpha1
+kind: ClusterIssuer
+metadata: {name: ca}
+spec: {ca: {secretName: root}}
+";
+
+#[test]
+#[ignore = "needs etcd, kube-apiserver and cert-manager's controller; .ci/run builds them"]
+fn an_issuer_of_the_cluster_is_taken_up_live() {
+    namespaced_async(|| async {
+        let api = Api::start();
+        let plugin = Plugin::with_kubernetes(&api.driver(), &[]);
+        let kubelet = plugin.kubelet();
+        let volume = web("web-0", &[("certmount.dev/issuer-name", "ca")]);
+        let status = kubelet.publish(&volume).await.unwrap_err();
+        assert!(status.message().contains("there is no ClusterIssuer ca"), "{status}");
+
+        api.apply(CA);
+        plugin.wait("the Secret is missed", || {
+            plugin.log().contains("there is no Secret root in namespace certmount-system")
+        });
+        let first = root("first");
+        apply_secret(&api, "certmount-system", &first);
+        let target = until_published(&kubelet, &volume).await;
+        assert_eq!(anchors(&target), [first.certificate().clone()]);
+        let leaf = leaf(&target);
+        assert!(leaf.is_signed_by(first.certificate()));
+        assert_eq!(leaf.names(), ["dns:web.shop.svc"]);
+
+        // Another CA is trusted at once, beside the one that certificates in use need.
+        let second = root("second");
+        apply_secret(&api, "certmount-system", &second);
+        plugin.wait("the new CA is trusted", || anchors(&target).contains(second.certificate()));
+        assert!(anchors(&target).contains(first.certificate()));
+
+        let listed = api.kubectl(&["get", "clusterissuers.certmount.dev"]);
+        assert!(listed.lines().nth(1).unwrap().starts_with("ca     root"), "{listed}");
+
+        // Gone from the API server, and with it from the driver; the volume stays.
+        api.kubectl(&["delete", "clusterissuers.certmount.dev", "ca"]);
+        let other = web("web-1", &[("certmount.dev/issuer-name", "ca")]);
+        plugin.wait("the issuer is gone", || plugin.log().contains("trust anchors replaced"));
+        let status = until_refused(&kubelet, &other).await;
+        assert!(status.contains("there is no ClusterIssuer ca"), "{status}");
+        assert!(target.join("tls.crt").exists());
+
+        let may = |verb: &str, what: &str, namespace: &str| {
+            let can_i = ["auth", "can-i", verb, what, "-n", namespace];
+            api.kubectl_as("driver", &can_i, "").is_ok()
+        };
+        assert!(may("watch", "secrets/root", "certmount-system"), "what it does needs that");
+        assert!(!may("list", "secrets", "certmount-system"));
+        assert!(!may("get", "secrets", "shop"));
+    });
+}
+
+#[test]
+#[ignore = "needs etcd, kube-apiserver and cert-manager's controller; .ci/run builds them"]
+fn a_wrong_issuer_is_refused_when_it_is_applied() {
+    namespaced_async(|| async {
+        let api = Api::start();
+        let cluster = |spec: &str| {
+            format!(
+                "{{apiVersion: certmount.dev/v1alpha1, kind: ClusterIssuer, metadata: {{name: x}}, spec: {spec}}}"
+            )
+        };
+        let wrong = [
+            ("{}", "say how to sign, in one way: ca or selfSigned"),
+            ("{selfSigned: {}, ca: {secretName: a}}", "say how to sign, in one way"),
+            ("{vault: {server: a}}", "unknown field \"spec.vault\""),
+            ("{selfSigned: {crlDistributionPoint: []}}", "unknown field"),
+            ("{ca: {}}", "ca needs one of secretName and files"),
+            ("{ca: {secretName: A_b}}", "spec.ca.secretName"),
+            ("{ca: {files: {certFile: tls.crt, keyFile: /k}}}", "spec.ca.files.certFile"),
+            ("{ca: {files: {certFile: /c}}}", "spec.ca.files.keyFile"),
+            ("{ca: {secretName: a, maxDuration: 90 days}}", "spec.ca.maxDuration"),
+            ("{ca: {secretName: a, ocspServers: [nowhere]}}", "spec.ca.ocspServers[0]"),
+            ("{selfSigned: {}, policy: [{dnsNames: ['a b']}]}", "spec.policy[0].dnsNames[0]"),
+            ("{selfSigned: {}, policy: [{namespaces: []}]}", "spec.policy[0].namespaces"),
+            ("{selfSigned: {}, policy: [{usages: [serverAuth]}]}", "spec.policy[0].usages[0]"),
+            ("{selfSigned: {}, policy: [{isCA: 1}]}", "spec.policy[0].isCA"),
+        ];
+        for (spec, words) in wrong {
+            let error = api.try_kubectl(&["apply", "-f", "-"], &cluster(spec)).unwrap_err();
+            assert!(error.contains(words), "{spec}: {error} does not say {words:?}");
+        }
+        let namespaced = "{apiVersion: certmount.dev/v1alpha1, kind: Issuer, metadata: {name: x, namespace: shop},
+            spec: {ca: {files: {certFile: /c, keyFile: /k}}}}";
+        let error = api.try_kubectl(&["apply", "-f", "-"], namespaced).unwrap_err();
+        assert!(error.contains("ca.files is for a ClusterIssuer only"), "{error}");
+
+        // Everything at once that may be said.
+        api.apply(&cluster(
+            "{ca: {secretName: a.b-c, crlDistributionPoints: ['http://a/crl'], ocspServers: ['http://a'],
+               issuingCertificateURLs: ['http://a/ca'], maxDuration: 720h, backdate: '0'},
+              policy: [{namespaces: ['team-*'], serviceAccounts: [web], dnsNames: ['**.{namespace}.example.com'],
+                ipRanges: [10.0.0.0/8, '2001:db8::/32'], uris: ['spiffe://{trustDomain}/ns/*/sa/*'],
+                emailAddresses: ['*@example.com'], commonNames: ['any text'], subject: {O: [Example]},
+                usages: [server auth, code signing, 1.3.6.1.5.2.3.5], isCA: true, maxDuration: 1h30m,
+                keyAlgorithms: [ecdsa, RSA-4096]}]}",
+        ));
+        api.kubectl(&[
+            "explain",
+            "clusterissuers.spec.policy.dnsNames",
+            "--api-version=certmount.dev/v1alpha1",
+        ]);
+    });
+}
+
+#[test]
+#[ignore = "needs etcd, kube-apiserver and cert-manager's controller; .ci/run builds them"]
+fn cert_manager_signs_and_renews() {
+    namespaced_async(|| async {
+        let mut api = Api::start();
+        let root = root("cert-manager");
+        apply_secret(&api, "shop", &root);
+        api.apply(
+            "
+apiVersion: cert-manager.io/v1
+kind: Issuer
+metadata: {name: ca, namespace: shop}
+spec: {ca: {secretName: root}}
+---
+apiVersion: cert-manager.io/v1
+kind: Issuer
+metadata: {name: self, namespace: shop}
+spec: {selfSigned: {}}
+",
+        );
+        api.start_cert_manager();
+        let plugin = Plugin::with_kubernetes(&api.driver(), &[]);
+        let kubelet = plugin.kubelet();
+        let volume = web(
+            "web-0",
+            &[
+                ("certmount.dev/issuer-name", "ca"),
+                ("certmount.dev/issuer-kind", "Issuer"),
+                ("certmount.dev/issuer-group", "cert-manager.io"),
+                ("certmount.dev/duration", "20s"),
+                ("certmount.dev/key-usages", "digital signature,server auth"),
+                ("example.com/team", "shop"),
+            ],
+        );
+        let target = until_published(&kubelet, &volume).await;
+        assert_eq!(anchors(&target), [root.certificate().clone()]);
+        let first = leaf(&target);
+        assert!(first.is_signed_by(root.certificate()));
+        assert_eq!(first.names(), ["dns:web.shop.svc"]);
+
+        let requests = api.objects("certificaterequests");
+        let [request] = requests.as_slice() else { panic!("{requests:?}") };
+        assert_eq!(request["metadata"]["annotations"]["example.com/team"], "shop");
+        assert_eq!(request["metadata"]["ownerReferences"][0]["uid"], "shop-web-0-uid");
+        assert_eq!(request["spec"]["issuerRef"]["name"], "ca");
+        assert_eq!(request["spec"]["username"].as_str().unwrap_or(DRIVER), DRIVER);
+
+        plugin.wait("the renewal", || leaf(&target) != first);
+        plugin.wait("the old request is gone", || {
+            let requests = api.objects("certificaterequests");
+            requests.iter().all(|other| other["metadata"]["name"] != request["metadata"]["name"])
+        });
+        assert!(!api.objects("certificaterequests").is_empty(), "the last one is kept");
+        api.wait("the events", || {
+            let events = api.events("web-0");
+            ["CertificateIssued", "CertificateRenewed"].iter().all(|reason| {
+                events.iter().any(|(other, message)| {
+                    other == reason && message.starts_with("Issuer.cert-manager.io ca ")
+                })
+            })
+        });
+
+        // What only cert-manager can say: its own selfSigned wants the private key.
+        let mut volume = volume;
+        volume.pod.uid = "shop-web-1-uid".to_owned();
+        volume.pod.name = "web-1".to_owned();
+        volume.attributes.insert("certmount.dev/issuer-name".to_owned(), "self".to_owned());
+        let status = kubelet.publish(&volume).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(
+            status.message().contains("issuer-group certmount.dev with selfSigned"),
+            "{status}"
+        );
+    });
+}
+
+/// Who the API server takes the driver for.
+const DRIVER: &str = "system:serviceaccount:certmount-system:certmount";
+
+#[test]
+#[ignore = "needs etcd, kube-apiserver and cert-manager's controller; .ci/run builds them"]
+fn whoever_waits_for_an_approval_or_is_denied_one_is_told() {
+    namespaced_async(|| async {
+        let api = Api::start();
+        let plugin = Plugin::with_kubernetes(&api.driver(), &[]);
+        let kubelet = plugin.kubelet();
+        let volume = web(
+            "web-0",
+            &[
+                ("certmount.dev/issuer-name", "vault"),
+                ("certmount.dev/issuer-kind", "VaultIssuer"),
+                ("certmount.dev/issuer-group", "example.com"),
+            ],
+        );
+        let status = kubelet.publish(&volume).await.unwrap_err();
+        assert_eq!(status.code(), Code::Aborted);
+        let name = name_of(&api.objects("certificaterequests")[0]);
+        for words in [
+            &format!("CertificateRequest shop/{name} is not approved yet"),
+            "vaultissuers.example.com/shop.vault",
+            &format!("cmctl approve -n shop {name}"),
+        ] {
+            assert!(status.message().contains(words), "{status} does not say {words}");
+        }
+        api.wait("the event", || {
+            api.events("web-0").iter().any(|(reason, _)| reason == "CertificatePending")
+        });
+
+        decide(&api, &name, "Denied", "only example.org is allowed");
+        api.wait("the event", || {
+            let message =
+                format!("CertificateRequest shop/{name} was denied: only example.org is allowed");
+            api.events("web-0").iter().any(|(reason, said)| {
+                reason == "CertificateDenied"
+                    && said.contains(&message)
+                    && said.contains("next try at")
+            })
+        });
+        let status = kubelet.publish(&volume).await.unwrap_err();
+        assert!(status.message().contains("was denied: only example.org"), "{status}");
+        assert!(api.objects("certificaterequests").len() == 1, "the denied one is kept for audit");
+
+        kubelet.unpublish(&volume).await.unwrap();
+        assert!(plugin.leftovers().is_empty());
+    });
+}
+
+#[test]
+#[ignore = "needs etcd, kube-apiserver and cert-manager's controller; .ci/run builds them"]
+fn a_restart_goes_on_with_the_request_and_its_key() {
+    namespaced_async(|| async {
+        let mut api = Api::start();
+        let root = root("cert-manager");
+        apply_secret(&api, "shop", &root);
+        api.apply(
+            "{apiVersion: cert-manager.io/v1, kind: Issuer, metadata: {name: ca, namespace: shop},
+              spec: {ca: {secretName: root}}}",
+        );
+        let mut plugin = Plugin::with_kubernetes(&api.driver(), &[]);
+        let kubelet = plugin.kubelet();
+        // As pods write it for cert-manager's own driver.
+        let volume = web(
+            "web-0",
+            &[
+                ("csi.cert-manager.io/issuer-name", "ca"),
+                ("csi.cert-manager.io/dns-names", "web.shop.svc"),
+            ],
+        );
+        let publish = tokio::spawn({
+            let (kubelet, volume) = (kubelet.clone(), volume.clone());
+            async move { kubelet.publish(&volume).await }
+        });
+        while api.objects("certificaterequests").is_empty() {
+            tokio::task::yield_now().await;
+        }
+        plugin.kill();
+        publish.await.unwrap().unwrap_err();
+        let before = api.objects("certificaterequests");
+
+        // The driver comes back before anyone has signed, and once more after it.
+        plugin.restart();
+        plugin.kill();
+        api.start_cert_manager();
+        api.wait("it is signed", || {
+            !api.objects("certificaterequests")[0]["status"]["certificate"].is_null()
+        });
+        plugin.restart();
+        let target = until_published(&kubelet, &volume).await;
+        let after = api.objects("certificaterequests");
+        assert_eq!(after.len(), 1);
+        assert_eq!(after[0]["metadata"]["uid"], before[0]["metadata"]["uid"]);
+        // The key of the certificate is the one that the request was made with.
+        assert_eq!(public_key(&target.join("tls.crt"), "x509"), {
+            use base64::Engine as _;
+            let request = after[0]["spec"]["request"].as_str().unwrap();
+            let request = base64::engine::general_purpose::STANDARD.decode(request).unwrap();
+            let file = api.path("request.pem");
+            fs::write(&file, request).unwrap();
+            public_key(&file, "req")
+        });
+    });
+}
+
+#[test]
+#[ignore = "needs etcd, kube-apiserver and cert-manager's controller; .ci/run builds them"]
+fn a_signer_of_kubernetes_signs_what_was_approved() {
+    namespaced_async(|| async {
+        let mut api = Api::start();
+        api.start_signers();
+        let plugin = Plugin::with_kubernetes(&api.driver(), &[]);
+        let kubelet = plugin.kubelet();
+        let volume = InlineVolume::new(
+            "shop",
+            "web-0",
+            &[
+                ("certmount.dev/issuer-name", "kubernetes.io/kube-apiserver-client"),
+                ("certmount.dev/issuer-group", "certificates.k8s.io"),
+                ("certmount.dev/common-name", "web"),
+                ("certmount.dev/duration", "1h"),
+                ("certmount.dev/key-usages", "digital signature,key encipherment,client auth"),
+            ],
+        );
+        let status = kubelet.publish(&volume).await.unwrap_err();
+        let waiting: Value =
+            serde_json::from_str(&api.kubectl(&["get", "csr", "-o", "json"])).unwrap();
+        let name = name_of(&waiting["items"][0]);
+        let advice = format!("kubectl certificate approve {name}");
+        assert!(status.message().contains(&advice), "{status}");
+
+        api.kubectl(&["certificate", "approve", &name]);
+        let target = until_published(&kubelet, &volume).await;
+        let leaf = leaf(&target);
+        assert_eq!(leaf.subject(), "CN=web");
+        let life = leaf.validity().not_after.duration_since(Clock::system().now());
+        assert!(Duration::try_from(life).unwrap() <= Duration::from_secs(3600));
+    });
+}
+
+/// A volume of a pod in `shop`.
+fn web(pod: &str, attributes: &[(&str, &str)]) -> InlineVolume {
+    let mut volume = InlineVolume::new("shop", pod, attributes);
+    let ours = |name: &str| format!("certmount.dev/{name}");
+    if volume.attributes.keys().any(|key| key.starts_with("certmount.dev/")) {
+        let attributes = &mut volume.attributes;
+        attributes.insert(ours("dns-names"), "web.shop.svc".to_owned());
+        attributes.entry(ours("issuer-kind")).or_insert_with(|| "ClusterIssuer".to_owned());
+        attributes.insert(ours("key-algorithm"), "ECDSA".to_owned());
+    }
+    volume
+}
+
+fn root(name: &str) -> Root {
+    let options = RootOptions {
+        name: "root".to_owned(),
+        common_name: name.to_owned(),
+        algorithm: KeyAlgorithm::EcdsaP256,
+        duration: Duration::from_secs(86_400 * 365),
+        path_len: None,
+    };
+    Root::make(&options, Clock::system().now()).unwrap()
+}
+
+fn apply_secret(api: &Api, namespace: &str, root: &Root) {
+    let folder = tempfile::tempdir().unwrap();
+    let [secret, _] = root.write(folder.path(), false).unwrap();
+    let secret = secret.to_str().unwrap();
+    api.kubectl(&["apply", "--server-side", "-n", namespace, "-f", secret]);
+}
+
+/// Publishes as kubelet does: again and again.
+async fn until_published(kubelet: &Kubelet, volume: &InlineVolume) -> std::path::PathBuf {
+    let mut last = None;
+    for _ in 0..60 {
+        match kubelet.publish(volume).await {
+            Ok(target) => return target,
+            Err(status) => last = Some(status),
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    panic!("never published: {last:?}");
+}
+
+/// Publishes and unpublishes until the answer is no, and answers why.
+async fn until_refused(kubelet: &Kubelet, volume: &InlineVolume) -> String {
+    loop {
+        if let Err(status) = kubelet.publish(volume).await {
+            return status.message().to_owned();
+        }
+        kubelet.unpublish(volume).await.unwrap();
+    }
+}
+
+/// Approves or denies as somebody who may.
+fn decide(api: &Api, request: &str, decision: &str, message: &str) {
+    let patch = format!(
+        "{{\"status\":{{\"conditions\":[{{\"type\":\"{decision}\",\"status\":\"True\",\"reason\":\"Test\",\"message\":\"{message}\"}}]}}}}"
+    );
+    api.kubectl(&[
+        "patch",
+        "certificaterequests",
+        request,
+        "-n",
+        "shop",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        &patch,
+    ]);
+}
+
+fn name_of(object: &Value) -> String {
+    object["metadata"]["name"].as_str().unwrap().to_owned()
+}
+
+fn leaf(target: &Path) -> Certificate {
+    let pem = fs::read(target.join("tls.crt")).unwrap();
+    certificates_from_pem(&pem).unwrap().remove(0)
+}
+
+fn anchors(target: &Path) -> Vec<Certificate> {
+    certificates_from_pem(&fs::read(target.join("ca.crt")).unwrap()).unwrap()
+}
+
+/// What openssl reads from a certificate or a request.
+fn public_key(file: &Path, kind: &str) -> String {
+    let output = std::process::Command::new("openssl")
+        .args([kind, "-noout", "-pubkey", "-in"])
+        .arg(file)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
