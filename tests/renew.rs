@@ -351,9 +351,9 @@ fn a_change_of_other_issuers_makes_nobody_try_again() {
         for edit in 0..20 {
             let mut set = issuer_set(&world.ca);
             let (mut key, entry) =
-                set.0.first_key_value().map(|(k, e)| (k.clone(), e.clone())).unwrap();
+                set.issuers.first_key_value().map(|(k, e)| (k.clone(), e.clone())).unwrap();
             key.name = format!("other-{edit}");
-            set.0.insert(key, entry);
+            set.issuers.insert(key, entry);
             world.issuers.send_replace(Arc::new(set));
             world.sleep(Duration::from_millis(100)).await;
         }

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use super::{Place, Problem, Severity, folder};
 use crate::clock::Clock;
 use crate::error::with_causes;
-use crate::issuer::{BuildError, CaMaterial, Entry, Issuer, IssuerKey, IssuerSet, build};
-use crate::spec::object::{
-    CaFiles, CaSource, CaSpec, IssuerMethod, IssuerObject, Object, SecretObject,
+use crate::issuer::{
+    BuildError, Entry, Issuer, IssuerKey, IssuerSet, Materials, Surroundings, build,
 };
+use crate::kubernetes::Access;
+use crate::spec::object::{IssuerMethod, IssuerObject, Object, SecretObject};
 use crate::spec::policy::Cluster;
 
 /// Makes issuers of objects, and keeps those that sign as before: an issuer may hold sessions.
@@ -21,15 +22,15 @@ pub(super) struct Assembler {
     /// Where the Secrets of a `ClusterIssuer` are; `None` for wherever there is one of that name.
     namespace: Option<String>,
     cluster: Cluster,
-    clock: Clock,
+    surroundings: Surroundings,
     built: BTreeMap<IssuerKey, Built>,
 }
 
 /// An issuer and what it was made of.
 struct Built {
     method: IssuerMethod,
-    /// Of the CA's material.
-    fingerprint: Option<[u8; 32]>,
+    /// Of its materials.
+    fingerprint: [u8; 32],
     issuer: Result<Arc<dyn Issuer>, String>,
 }
 
@@ -50,13 +51,15 @@ struct Objects<'a> {
 impl Assembler {
     /// Of objects in the folder `dir`.
     pub(super) fn of_folder(dir: PathBuf, cluster: Cluster, clock: Clock) -> Self {
-        Self { dir, namespace: None, cluster, clock, built: BTreeMap::new() }
+        let surroundings = Surroundings { clock, access: None };
+        Self { dir, namespace: None, cluster, surroundings, built: BTreeMap::new() }
     }
 
-    /// Of objects in a cluster, where the driver is in `namespace`.
-    pub(super) fn of_cluster(namespace: String, cluster: Cluster, clock: Clock) -> Self {
-        let (dir, namespace) = (PathBuf::from("/"), Some(namespace));
-        Self { dir, namespace, cluster, clock, built: BTreeMap::new() }
+    /// Of objects in a cluster.
+    pub(super) fn of_cluster(access: Access, cluster: Cluster, clock: Clock) -> Self {
+        let (dir, namespace) = (PathBuf::from("/"), Some(access.namespace.clone()));
+        let surroundings = Surroundings { clock, access: Some(access) };
+        Self { dir, namespace, cluster, surroundings, built: BTreeMap::new() }
     }
 
     /// Makes the issuers that `objects` describe.
@@ -83,17 +86,8 @@ impl Assembler {
 
     /// The files outside of the folder that issuers read.
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        let files = self.built.values().filter_map(|built| match &built.method {
-            IssuerMethod::Ca(CaSpec { source: CaSource::Files(files), .. }) => Some(files),
-            _ => None,
-        });
-        files
-            .flat_map(|CaFiles { cert_file, key_file, ca_file }| {
-                [Some(cert_file), Some(key_file), ca_file.as_ref()]
-            })
-            .flatten()
-            .map(|file| self.dir.join(file))
-            .collect()
+        let methods = self.built.values().map(|built| &built.method);
+        methods.flat_map(IssuerMethod::files).map(|file| self.dir.join(file)).collect()
     }
 
     /// The issuer of `object`, and what there is to say about it.
@@ -104,62 +98,46 @@ impl Assembler {
         objects: &Objects<'_>,
     ) -> (Built, Option<(Severity, String)>) {
         let method = object.spec.method.clone();
-        let material = self.material(object, objects);
-        let fingerprint =
-            material.as_ref().ok().and_then(Option::as_ref).map(CaMaterial::fingerprint);
+        let materials = self.materials(object, objects);
+        let fingerprint = materials.fingerprint();
         let before = before.filter(|before| before.issuer.is_ok());
-        let issuer = match (material, before) {
-            (Ok(_), Some(before)) if before.fingerprint == fingerprint => before.issuer,
-            (material, before) => {
-                let made = material.and_then(|made| build(&method, made.as_ref(), &self.clock));
-                match (made, before) {
-                    // What does not fit together is often half of a change; what is gone is gone.
-                    (Err(error @ BuildError::Ca(_)), Some(before)) => {
-                        let reason = with_causes(&error);
-                        let said = format!("{reason}; the CA used before stays in force");
-                        return (before, Some((Severity::Error, said)));
-                    }
-                    (made, _) => made.map_err(|error| with_causes(&error)),
+        let issuer = match before {
+            Some(before) if before.fingerprint == fingerprint => before.issuer,
+            before => match (build(object, &materials, &self.surroundings), before) {
+                // What does not fit together is often half of a change; what is gone is gone.
+                (Err(error @ BuildError::Ca(_)), Some(before)) => {
+                    let reason = with_causes(&error);
+                    let said = format!("{reason}; the CA used before stays in force");
+                    return (before, Some((Severity::Error, said)));
                 }
-            }
+                (built, _) => built.map_err(|error| with_causes(&error)),
+            },
         };
         let said = match &issuer {
-            Ok(issuer) => issuer.warning(self.clock.now()).map(|said| (Severity::Warning, said)),
+            Ok(issuer) => {
+                let warning = issuer.warning(self.surroundings.clock.now());
+                warning.map(|said| (Severity::Warning, said))
+            }
             Err(reason) => Some((Severity::Error, reason.clone())),
         };
         (Built { method, fingerprint, issuer }, said)
     }
 
-    /// What a CA signs with; `None` for other issuers.
-    fn material(
-        &self,
-        issuer: &IssuerObject,
-        objects: &Objects<'_>,
-    ) -> Result<Option<CaMaterial>, BuildError> {
-        let IssuerMethod::Ca(CaSpec { source, .. }) = &issuer.spec.method else {
-            return Ok(None);
-        };
-        Ok(Some(match source {
-            CaSource::Files(files) => self.read_files(files)?,
-            CaSource::Secret(name) => {
-                let namespace = issuer.namespace.as_deref().or(self.namespace.as_deref());
-                CaMaterial::from_secret(objects.secret(namespace, name)?)?
-            }
-        }))
-    }
-
-    fn read_files(&self, files: &CaFiles) -> Result<CaMaterial, BuildError> {
-        let read = |file: &PathBuf| {
+    /// The Secrets and files that an issuer names.
+    fn materials(&self, issuer: &IssuerObject, objects: &Objects<'_>) -> Materials {
+        let namespace = issuer.namespace.as_deref().or(self.namespace.as_deref());
+        let method = &issuer.spec.method;
+        let mut materials = Materials::default();
+        for name in method.secrets() {
+            materials = materials.with_secret(name, objects.secret(namespace, name).cloned());
+        }
+        for file in method.files() {
             let path = self.dir.join(file);
-            folder::read(&path).map_err(|error| {
-                BuildError::Missing(format!("{} cannot be read: {error}", path.display()))
-            })
-        };
-        Ok(CaMaterial {
-            certificates: read(&files.cert_file)?.to_vec(),
-            key: read(&files.key_file)?,
-            anchors: files.ca_file.as_ref().map(read).transpose()?.map(|pem| pem.to_vec()),
-        })
+            let content = folder::read(&path)
+                .map_err(|error| format!("{} cannot be read: {error}", path.display()));
+            materials = materials.with_file(file, content);
+        }
+        materials
     }
 }
 
@@ -190,21 +168,20 @@ impl<'a> Objects<'a> {
     }
 
     /// The Secret that an issuer of `namespace` means by `name`.
-    fn secret(&self, namespace: Option<&str>, name: &str) -> Result<&'a SecretObject, BuildError> {
-        let missing = |message| Err(BuildError::Missing(message));
+    fn secret(&self, namespace: Option<&str>, name: &str) -> Result<&'a SecretObject, String> {
         if let Some(secret) = self.secrets.get(&(name, namespace)) {
             return Ok(secret.object);
         }
         if let Some(namespace) = namespace {
-            return missing(format!("there is no Secret {name} in namespace {namespace}: add it"));
+            return Err(format!("there is no Secret {name} in namespace {namespace}: add it"));
         }
         let mut named = self.secrets.values().filter(|secret| secret.object.name == name);
         match (named.next(), named.next()) {
             (Some(secret), None) => Ok(secret.object),
-            (Some(_), Some(_)) => missing(format!(
+            (Some(_), Some(_)) => Err(format!(
                 "there are Secrets {name} in several namespaces: take the namespace out of the one that is meant"
             )),
-            (None, _) => missing(format!("there is no Secret {name}: add it")),
+            (None, _) => Err(format!("there is no Secret {name}: add it")),
         }
     }
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use aws_lc_rs::digest;
 use zeroize::Zeroizing;
 
 use super::{IssueError, IssueErrorKind, Issuer, Order, default_usages, later};
@@ -247,19 +246,6 @@ impl CaMaterial {
         };
         let key = PrivateKey::from_pem(&self.key).map_err(CaError::Key)?;
         Ok(CertificateAuthority::new(chain, anchors, Arc::new(key))?)
-    }
-
-    /// SHA-256 over all of it, to see whether it changed.
-    pub fn fingerprint(&self) -> [u8; 32] {
-        let mut hash = digest::Context::new(&digest::SHA256);
-        let anchors = self.anchors.as_deref().unwrap_or_default();
-        for part in [&self.certificates[..], &self.key[..], anchors] {
-            hash.update(&(part.len() as u64).to_be_bytes());
-            hash.update(part);
-        }
-        let mut fingerprint = [0; 32];
-        fingerprint.copy_from_slice(hash.finish().as_ref());
-        fingerprint
     }
 }
 

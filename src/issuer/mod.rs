@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use build::{BuildError, build};
+pub use build::{BuildError, Materials, Surroundings, build};
 pub use ca::{Ca, CaError, CaLimits, CaMaterial};
 pub use error::{IssueError, IssueErrorKind};
 pub use kubernetes::KubernetesIssuers;

@@ -10,7 +10,7 @@ mod yaml;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -136,6 +136,19 @@ pub struct CaFiles {
     pub ca_file: Option<PathBuf>,
 }
 
+/// One value of a `Secret`, as cert-manager writes it: `{name: …, key: …}`.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, Ord, PartialEq, PartialOrd)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct SecretKeyRef {
+    /// The name of the Secret, in the issuer's namespace, for a ClusterIssuer in certmount's.
+    #[serde(deserialize_with = "object_name")]
+    #[schemars(length(max = 253), regex(pattern = OBJECT_NAME))]
+    pub name: String,
+    /// The key of the value in it; where it may be left out, the field says what it then is.
+    #[serde(default)]
+    pub key: Option<String>,
+}
+
 /// A `Secret`. Has no way to print its values.
 #[derive(Clone)]
 pub struct SecretObject {
@@ -189,6 +202,11 @@ impl SecretObject {
     /// The value under `key`.
     pub fn get(&self, key: &str) -> Option<&[u8]> {
         self.values.get(key).map(|value| value.as_slice())
+    }
+
+    /// All values with their keys, in order of these.
+    pub fn values(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.values.iter().map(|(key, value)| (key.as_str(), value.as_slice()))
     }
 }
 
@@ -249,6 +267,20 @@ impl IssuerMethod {
             Self::Ca(_) | Self::SelfSigned(_) | Self::Unsupported(_) => None,
         }
         .into_iter()
+    }
+
+    /// The files that it needs.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let files = match self {
+            Self::Ca(CaSpec { source: CaSource::Files(files), .. }) => Some(files),
+            Self::Ca(_) | Self::SelfSigned(_) | Self::Unsupported(_) => None,
+        };
+        files
+            .into_iter()
+            .flat_map(|CaFiles { cert_file, key_file, ca_file }| {
+                [Some(cert_file), Some(key_file), ca_file.as_ref()].into_iter().flatten()
+            })
+            .map(PathBuf::as_path)
     }
 }
 
@@ -442,6 +474,15 @@ fn uris<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Er
         GeneralName::uri(uri).map_err(D::Error::custom)?;
     }
     Ok(uris)
+}
+
+/// Reads the name of an object.
+fn object_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    if is_object_name(&name) {
+        return Ok(name);
+    }
+    Err(D::Error::custom(format!("{} is not the name of an object", values::quoted(&name))))
 }
 
 /// Whether `name` is a DNS subdomain (RFC 1123), as the names of these objects are.

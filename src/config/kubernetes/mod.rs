@@ -50,7 +50,7 @@ pub enum Scope {
 pub fn start(access: &Access, scope: Scope, cluster: Cluster, clock: Clock) -> Running {
     let (heard, hearing) = mpsc::channel(MOST_UNHEARD);
     let watcher = Watcher::new(access.client.clone(), heard);
-    let assembler = Assembler::of_cluster(access.namespace.clone(), cluster, clock);
+    let assembler = Assembler::of_cluster(access.clone(), cluster, clock);
     let mut source = Source::new(access.namespace.clone(), assembler, watcher);
     source.watch(Subject::Issuers(IssuerKind::ClusterIssuer));
     if scope == Scope::AllIssuers {

@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::error::with_causes;
-use crate::issuer::{BuildError, HandleStore, SelfSigned, build};
-use crate::spec::object::{self, IssuerMethod, Object};
+use crate::issuer::{BuildError, HandleStore, Materials, SelfSigned, Surroundings, build};
+use crate::spec::object::{self, IssuerObject, Object};
 use crate::spec::request::CertificateSpec;
 use crate::spec::volume::{IssuerRef, PodRef, VolumeId};
 use crate::x509::{
@@ -238,12 +238,12 @@ async fn a_self_signed_leaf_is_its_own_anchor() {
     assert!(issuer.trust_anchors().is_none());
 }
 
-fn method(spec: &str) -> IssuerMethod {
+fn issuer(spec: &str) -> IssuerObject {
     let text = format!(
         "{{apiVersion: certmount.dev/v1alpha1, kind: ClusterIssuer, metadata: {{name: ca}}, spec: {spec}}}"
     );
     match object::parse(&text).remove(0).unwrap().object {
-        Object::Issuer(issuer) => issuer.spec.method,
+        Object::Issuer(issuer) => *issuer,
         Object::Secret(secret) => panic!("{secret:?}"),
     }
 }
@@ -266,9 +266,13 @@ fn key_pem(key: &PrivateKey) -> String {
     key.to_pem(crate::x509::KeyEncoding::Pkcs8).unwrap().to_string()
 }
 
+fn build_with(spec: &str, values: &BTreeMap<&str, String>) -> Result<Arc<dyn Issuer>, BuildError> {
+    let materials = Materials::default().with_secret("root", Ok(secret(values)));
+    build(&issuer(spec), &materials, &Surroundings { clock: clock(), access: None })
+}
+
 fn build_from(values: &BTreeMap<&str, String>) -> Result<Arc<dyn Issuer>, BuildError> {
-    let material = CaMaterial::from_secret(&secret(values))?;
-    build(&method("{ca: {secretName: root}}"), Some(&material), &clock())
+    build_with("{ca: {secretName: root}}", values)
 }
 
 #[tokio::test]
@@ -318,9 +322,9 @@ fn a_secret_that_makes_no_ca_says_why() {
 fn what_cannot_be_built_says_why() {
     for (spec, said) in [
         ("{vault: {path: x}}", "vault is not supported by this build: use ca or selfSigned"),
-        ("{ca: {secretName: x}}", "the CA's certificate and key are missing"),
+        ("{ca: {secretName: x}}", "there is no Secret x: add it"),
     ] {
-        let error = build(&method(spec), None, &clock()).unwrap_err();
+        let error = build_with(spec, &BTreeMap::new()).unwrap_err();
         assert_eq!(with_causes(&error), said);
     }
 }
@@ -329,31 +333,12 @@ fn what_cannot_be_built_says_why() {
 async fn what_verifiers_look_for_is_in_the_leaf() {
     let (certificate, key) = root(lasting(365 * DAY));
     let values = BTreeMap::from([("tls.crt", pem(&certificate)), ("tls.key", key_pem(&key))]);
-    let method = method(
-        "{ca: {secretName: root, crlDistributionPoints: [http://crl.example], \
-          ocspServers: [http://ocsp.example], issuingCertificateURLs: [http://aia.example]}}",
-    );
-    let material = CaMaterial::from_secret(&secret(&values)).unwrap();
-    let issuer = build(&method, Some(&material), &clock()).unwrap();
+    let spec = "{ca: {secretName: root, crlDistributionPoints: [http://crl.example], \
+          ocspServers: [http://ocsp.example], issuingCertificateURLs: [http://aia.example]}}";
+    let issuer = build_with(spec, &values).unwrap();
     let bundle = order(&*issuer, &asking_for(DAY)).await.unwrap();
     for uri in ["http://crl.example", "http://ocsp.example", "http://aia.example"] {
         let der = bundle.leaf().der();
         assert!(der.windows(uri.len()).any(|window| window == uri.as_bytes()), "{uri}");
     }
-}
-
-#[test]
-fn fingerprints_tell_materials_apart() {
-    let material = |certificates: &str, key: &str, anchors: Option<&str>| CaMaterial {
-        certificates: certificates.into(),
-        key: Zeroizing::new(key.into()),
-        anchors: anchors.map(Into::into),
-    };
-    let one = material("a", "b", None).fingerprint();
-    assert_eq!(one, material("a", "b", None).fingerprint());
-    for other in [material("ab", "", None), material("a", "b", Some("c")), material("b", "a", None)]
-    {
-        assert_ne!(one, other.fingerprint());
-    }
-    assert!(!format!("{:?}", material("a", "secret", None)).contains("secret"));
 }
