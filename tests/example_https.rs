@@ -22,8 +22,8 @@ use std::time::Duration;
 use certmount::clock::Clock;
 use certmount::x509::{
     AuthorityInformation, BasicConstraints, Certificate, CertificateAuthority, DistinguishedName,
-    GeneralName, KeyAlgorithm, KeyEncoding, KeyUsages, PrivateKey, Template, Validity,
-    chain_to_pem, self_sign,
+    GeneralName, KeyAlgorithm, KeyEncoding, KeyUsages, NameConstraints, PrivateKey, Template,
+    Validity, chain_to_pem, self_sign,
 };
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
@@ -170,6 +170,7 @@ fn template() -> Template {
         subject_alt_names: vec![GeneralName::dns(NAME).unwrap()],
         usages: KeyUsages::parse(["digital signature", "server auth"]).unwrap(),
         basic_constraints: BasicConstraints::EndEntity,
+        name_constraints: NameConstraints::default(),
     }
 }
 

@@ -552,6 +552,7 @@ fn template(dns_names: &[&str]) -> Template {
         subject_alt_names: dns_names.iter().map(|name| GeneralName::dns(name).unwrap()).collect(),
         usages: KeyUsages::parse(["digital signature", "server auth", "client auth"]).unwrap(),
         basic_constraints: BasicConstraints::EndEntity,
+        name_constraints: NameConstraints::default(),
     }
 }
 
@@ -561,6 +562,7 @@ fn ca_template(subject: &str, path_len: Option<u8>) -> Template {
         subject_alt_names: Vec::new(),
         usages: KeyUsages::default(),
         basic_constraints: BasicConstraints::Ca { path_len },
+        name_constraints: NameConstraints::default(),
     }
 }
 

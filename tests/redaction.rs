@@ -19,7 +19,7 @@ use certmount::spec::request::{NodeContext, PublishRequest, RawRequest, Secrets}
 use certmount::volume::Record;
 use certmount::x509::{
     AuthorityInformation, BasicConstraints, Bundle, DistinguishedName, Issued, KeyAlgorithm,
-    KeyEncoding, KeyUsages, PrivateKey, Template, Validity, self_sign,
+    KeyEncoding, KeyUsages, NameConstraints, PrivateKey, Template, Validity, self_sign,
 };
 
 use common::{Plugin, namespaced_async};
@@ -82,6 +82,7 @@ fn root() -> (String, PrivateKey) {
         subject_alt_names: Vec::new(),
         usages: KeyUsages::parse(["cert sign"]).expect("a usage"),
         basic_constraints: BasicConstraints::Ca { path_len: None },
+        name_constraints: NameConstraints::default(),
     };
     let root = self_sign(&template, &key, validity, &AuthorityInformation::default());
     let root = root.expect("a root");
@@ -334,6 +335,7 @@ fn debug_output_holds_no_secret() {
         subject_alt_names: Vec::new(),
         usages: KeyUsages::default(),
         basic_constraints: BasicConstraints::EndEntity,
+        name_constraints: NameConstraints::default(),
     };
     let now = Clock::system().now();
     let validity = Validity { not_before: now, not_after: now + Duration::from_secs(3600) };

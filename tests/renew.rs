@@ -25,8 +25,8 @@ use certmount::spec::volume::VolumeId;
 use certmount::volume::{Record, Volumes};
 use certmount::x509::{
     AuthorityInformation, BasicConstraints, Certificate, CertificateAuthority, DistinguishedName,
-    Issued, KeyAlgorithm, KeyUsages, PrivateKey, Template, Validity, certificates_from_pem,
-    self_sign,
+    Issued, KeyAlgorithm, KeyUsages, NameConstraints, PrivateKey, Template, Validity,
+    certificates_from_pem, self_sign,
 };
 use common::namespaced;
 use tokio::sync::{mpsc, watch};
@@ -814,6 +814,7 @@ fn new_authority(name: &str, now: Timestamp) -> CertificateAuthority {
         subject_alt_names: Vec::new(),
         usages: KeyUsages::parse(["cert sign"]).unwrap(),
         basic_constraints: BasicConstraints::Ca { path_len: None },
+        name_constraints: NameConstraints::default(),
     };
     let validity = Validity { not_before: now - HOUR, not_after: now + HOUR * 24 * 365 };
     let information = AuthorityInformation::default();

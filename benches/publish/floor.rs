@@ -13,8 +13,8 @@ use anyhow::Result;
 use certmount::clock::Clock;
 use certmount::x509::{
     AuthorityInformation, BasicConstraints, CertificateAuthority, CertificationRequest,
-    DistinguishedName, GeneralName, KeyAlgorithm, KeyEncoding, KeyUsages, PrivateKey, Template,
-    Validity, chain_to_pem, self_sign,
+    DistinguishedName, GeneralName, KeyAlgorithm, KeyEncoding, KeyUsages, NameConstraints,
+    PrivateKey, Template, Validity, chain_to_pem, self_sign,
 };
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
@@ -85,6 +85,7 @@ fn authority() -> Result<CertificateAuthority> {
         subject_alt_names: Vec::new(),
         usages: KeyUsages::parse(["cert sign"])?,
         basic_constraints: BasicConstraints::Ca { path_len: None },
+        name_constraints: NameConstraints::default(),
     };
     let certificate = self_sign(&template, &key, a_day(), &AuthorityInformation::default())?;
     Ok(CertificateAuthority::new(vec![certificate], Vec::new(), key)?)
@@ -96,6 +97,7 @@ fn template() -> Result<Template> {
         subject_alt_names: vec![GeneralName::dns("web.demo.svc")?],
         usages: KeyUsages::parse(["digital signature", "key encipherment"])?,
         basic_constraints: BasicConstraints::EndEntity,
+        name_constraints: NameConstraints::default(),
     })
 }
 

@@ -51,14 +51,16 @@ struct Objects<'a> {
 impl Assembler {
     /// Of objects in the folder `dir`.
     pub(super) fn of_folder(dir: PathBuf, cluster: Cluster, clock: Clock) -> Self {
-        let surroundings = Surroundings { clock, access: None };
+        let surroundings =
+            Surroundings { clock, node_name: cluster.node_name.clone(), access: None };
         Self { dir, namespace: None, cluster, surroundings, built: BTreeMap::new() }
     }
 
     /// Of objects in a cluster.
     pub(super) fn of_cluster(access: Access, cluster: Cluster, clock: Clock) -> Self {
         let (dir, namespace) = (PathBuf::from("/"), Some(access.namespace.clone()));
-        let surroundings = Surroundings { clock, access: Some(access) };
+        let node_name = cluster.node_name.clone();
+        let surroundings = Surroundings { clock, node_name, access: Some(access) };
         Self { dir, namespace, cluster, surroundings, built: BTreeMap::new() }
     }
 

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::{Problem, Severity, Source};
-use crate::issuer::{Entry, IssuerSet};
+use crate::issuer::IssuerSet;
 
 /// How often the folder is read though nothing was heard of it.
 const POLL: Duration = Duration::from_secs(60);
@@ -96,21 +96,13 @@ fn refresh(source: &mut Source, watches: &mut Watches) -> (IssuerSet, Vec<Proble
 
 /// Whether volumes would see no difference.
 pub(super) fn same(before: &IssuerSet, after: &IssuerSet) -> bool {
-    let same_entry = |before: &Entry, after: &Entry| {
-        let same_issuer = match (&before.issuer, &after.issuer) {
-            (Ok(before), Ok(after)) => Arc::ptr_eq(before, after),
-            (Err(before), Err(after)) => before == after,
-            _ => false,
-        };
-        same_issuer && before.policy == after.policy
-    };
     before.unread == after.unread
         && before.issuers.len() == after.issuers.len()
         && before
             .issuers
             .iter()
             .zip(&after.issuers)
-            .all(|((a, before), (b, after))| a == b && same_entry(before, after))
+            .all(|((a, before), (b, after))| a == b && before.is_same(after))
 }
 
 /// The folders that the kernel tells about.

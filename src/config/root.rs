@@ -12,8 +12,8 @@ use crate::clock::Timestamp;
 use crate::spec::object::{API_VERSION, is_object_name};
 use crate::x509::{
     AuthorityInformation, BasicConstraints, Certificate, DistinguishedName, KeyAlgorithm,
-    KeyEncoding, KeyError, KeyUsages, NameError, PrivateKey, SignError, Template, Validity,
-    chain_to_pem, self_sign,
+    KeyEncoding, KeyError, KeyUsages, NameConstraints, NameError, PrivateKey, SignError, Template,
+    Validity, chain_to_pem, self_sign,
 };
 
 /// What root CA is wanted.
@@ -90,6 +90,7 @@ impl Root {
             subject_alt_names: Vec::new(),
             usages: KeyUsages::default(),
             basic_constraints: BasicConstraints::Ca { path_len: *path_len },
+            name_constraints: NameConstraints::default(),
         };
         let validity = Validity {
             not_before: now.saturating_sub(BACKDATE).unwrap_or(now),

@@ -34,6 +34,8 @@ pub enum BuildError {
 pub struct Surroundings {
     /// What time it is.
     pub clock: Clock,
+    /// The node's name.
+    pub node_name: String,
     /// The Kubernetes API, where there is one.
     pub access: Option<Access>,
 }

@@ -125,8 +125,11 @@ impl Issuer for Ca {
             .authority
             .sign(&template, public_key, validity, &self.information)
             .map_err(|error| {
-                let message = "the CA cannot sign this certificate";
-                IssueError::new(IssueErrorKind::Config, message).caused_by(error)
+                let kind = match error {
+                    SignError::NameNotAllowed { .. } => IssueErrorKind::Denied,
+                    _ => IssueErrorKind::Config,
+                };
+                IssueError::new(kind, "the CA cannot sign this certificate").caused_by(error)
             })?;
         let mut chain = vec![leaf];
         chain.extend_from_slice(self.authority.intermediates());

@@ -20,7 +20,7 @@ pub use build::{BuildError, Materials, Surroundings, build};
 pub use ca::{Ca, CaError, CaLimits, CaMaterial};
 pub use error::{IssueError, IssueErrorKind};
 pub use kubernetes::KubernetesIssuers;
-pub use registry::{Entry, IssuerKey, IssuerSet, Issuers};
+pub use registry::{Entry, IssuerKey, IssuerSet, Issuers, WeakIssuers};
 pub use self_signed::SelfSigned;
 
 use crate::clock::Timestamp;
@@ -51,20 +51,57 @@ pub trait Issuer: fmt::Debug + Send + Sync {
 /// One request for one certificate.
 #[derive(Debug)]
 pub struct Order<'a> {
-    /// The volume it is for.
-    pub volume: &'a VolumeId,
-    /// The pod it is for.
-    pub pod: &'a PodRef,
+    /// Whom it is for.
+    pub requester: Requester<'a>,
     /// What is asked for.
     pub spec: &'a CertificateSpec,
     /// The same as a PKCS#10 request, for CAs elsewhere.
     pub request: &'a CertificationRequest,
     /// What the pod's owner has to say to the issuer: attributes with prefixes other than ours.
     pub annotations: &'a BTreeMap<String, String>,
-    /// The volume's own key: only `selfSigned` signs with it, and it never leaves the node.
+    /// The requester's own key: only `selfSigned` signs with it, and it never leaves the node.
     pub key: &'a PrivateKey,
     /// The CA's handle of an order under way (an ACME order URL, a pickup id), kept across restarts.
     pub handle: &'a dyn HandleStore,
+    /// All issuers, for one that has its own certificate from another.
+    pub issuers: &'a Issuers,
+}
+
+/// Whom a certificate is for.
+#[derive(Clone, Copy, Debug)]
+pub enum Requester<'a> {
+    /// A pod, in one of its volumes.
+    Volume {
+        /// The volume.
+        id: &'a VolumeId,
+        /// The pod.
+        pod: &'a PodRef,
+    },
+    /// A node, which signs with it for one of its issuers.
+    Node {
+        /// The node's name.
+        name: &'a str,
+        /// The issuer.
+        issuer: &'a IssuerKey,
+    },
+}
+
+impl<'a> Requester<'a> {
+    /// The pod, if it is one.
+    pub fn pod(&self) -> Option<&'a PodRef> {
+        match self {
+            Self::Volume { pod, .. } => Some(pod),
+            Self::Node { .. } => None,
+        }
+    }
+
+    /// The namespace that it acts in; `None` for a node that serves every namespace.
+    pub fn namespace(&self) -> Option<&'a str> {
+        match self {
+            Self::Volume { pod, .. } => Some(&pod.namespace),
+            Self::Node { issuer, .. } => issuer.namespace.as_deref(),
+        }
+    }
 }
 
 /// Where an issuer keeps its handle on an order that outlives one attempt.

@@ -1,7 +1,8 @@
 //! The issuers of this node as they are now, and word of each change.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Weak};
 
 use tokio::sync::watch;
 
@@ -21,6 +22,16 @@ pub struct IssuerKey {
     pub namespace: Option<String>,
     /// The name that volumes use.
     pub name: String,
+}
+
+impl WeakIssuers {
+    /// The issuers, while somebody looks at them; changes count from now on.
+    pub fn upgrade(&self) -> Option<Issuers> {
+        let shared = self.0.upgrade()?;
+        let mut own = shared.own.clone();
+        own.mark_unchanged();
+        Some(Issuers { own, shared })
+    }
 }
 
 impl FromIterator<(IssuerKey, Entry)> for IssuerSet {
@@ -50,6 +61,18 @@ pub struct Entry {
     pub issuer: Result<Arc<dyn Issuer>, String>,
 }
 
+impl Entry {
+    /// Whether volumes would see no difference between the two.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let same_issuer = match (&self.issuer, &other.issuer) {
+            (Ok(one), Ok(other)) => Arc::ptr_eq(one, other),
+            (Err(one), Err(other)) => one == other,
+            _ => false,
+        };
+        same_issuer && self.policy == other.policy
+    }
+}
+
 /// All issuers at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct IssuerSet {
@@ -64,20 +87,45 @@ pub struct IssuerSet {
 #[derive(Clone, Debug)]
 pub struct Issuers {
     own: watch::Receiver<Arc<IssuerSet>>,
-    foreign: Option<Arc<KubernetesIssuers>>,
+    shared: Arc<Shared>,
+}
+
+/// [`Issuers`] for one of them to keep: it does not keep them alive.
+#[derive(Clone, Debug)]
+pub struct WeakIssuers(Weak<Shared>);
+
+/// What all clones of [`Issuers`] have in common.
+#[derive(Debug)]
+struct Shared {
+    own: watch::Receiver<Arc<IssuerSet>>,
+    foreign: Option<KubernetesIssuers>,
 }
 
 impl Issuers {
     /// The writing end for config and the reading end for everyone else.
     pub fn channel(first: IssuerSet) -> (watch::Sender<Arc<IssuerSet>>, Self) {
         let (sender, receiver) = watch::channel(Arc::new(first));
-        (sender, Self { own: receiver, foreign: None })
+        (sender, Self::new(receiver, None))
     }
 
     /// The same with the issuers of other API groups.
     #[must_use]
     pub fn with_foreign(self, foreign: KubernetesIssuers) -> Self {
-        Self { foreign: Some(Arc::new(foreign)), ..self }
+        Self::new(self.own, Some(foreign))
+    }
+
+    fn new(own: watch::Receiver<Arc<IssuerSet>>, foreign: Option<KubernetesIssuers>) -> Self {
+        Self { shared: Arc::new(Shared { own: own.clone(), foreign }), own }
+    }
+
+    /// The same to keep in an issuer, which is one of them.
+    pub fn downgrade(&self) -> WeakIssuers {
+        WeakIssuers(Arc::downgrade(&self.shared))
+    }
+
+    /// Whether nobody else looks at them.
+    pub fn is_last(&self) -> bool {
+        Arc::strong_count(&self.shared) == 1
     }
 
     /// The entry that `issuer` means for a pod in `namespace`.
@@ -103,7 +151,7 @@ impl Issuers {
     }
 
     fn foreign(&self, issuer: &IssuerRef) -> Entry {
-        let issuer = match &self.foreign {
+        let issuer = match &self.shared.foreign {
             Some(foreign) => Ok(foreign.issuer(issuer)),
             None => Err(format!(
                 "issuers of the group {} are asked through the Kubernetes API, and this driver was \
@@ -125,6 +173,16 @@ impl Issuers {
     pub async fn changed(&mut self) {
         if self.own.changed().await.is_err() {
             std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// `kind name`, or `kind namespace/name`.
+impl fmt::Display for IssuerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
+            None => write!(f, "{} {}", self.kind, self.name),
         }
     }
 }

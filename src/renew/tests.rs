@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use crate::spec::request::CertificateSpec;
 use crate::spec::volume::IssuerRef;
-use crate::x509::{BasicConstraints, DistinguishedName, KeyAlgorithm, KeyUsages, Template};
+use crate::x509::{
+    BasicConstraints, DistinguishedName, KeyAlgorithm, KeyUsages, NameConstraints, Template,
+};
 
 /// A request for a certificate that lasts `seconds`.
 pub(crate) fn spec(seconds: u64) -> CertificateSpec {
@@ -19,6 +21,7 @@ pub(crate) fn spec(seconds: u64) -> CertificateSpec {
             subject_alt_names: Vec::new(),
             usages: KeyUsages::default(),
             basic_constraints: BasicConstraints::EndEntity,
+            name_constraints: NameConstraints::default(),
         },
         duration: Duration::from_secs(seconds),
         key_algorithm: KeyAlgorithm::EcdsaP256,

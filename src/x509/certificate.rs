@@ -16,6 +16,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::pem::PemError;
 use super::{
     BasicConstraints, DistinguishedName, ExtendedKeyUsage, GeneralName, KeyUsage, KeyUsages,
+    NameConstraints,
 };
 use crate::clock::Timestamp;
 
@@ -163,6 +164,11 @@ impl Certificate {
         self.0.basic_constraints != BasicConstraints::EndEntity
     }
 
+    /// Which names the certificates below it may hold (RFC 5280 §4.2.1.10), if it says.
+    pub fn name_constraints(&self) -> Option<&NameConstraints> {
+        self.0.name_constraints.as_deref()
+    }
+
     /// RFC 5280 §4.2.1.2.
     pub fn subject_key_identifier(&self) -> Option<&[u8]> {
         self.0.subject_key_identifier.as_ref().map(|range| self.0.slice(range))
@@ -250,6 +256,7 @@ struct Parsed {
     authority_key_identifier: Option<Range<usize>>,
     validity: Validity,
     basic_constraints: BasicConstraints,
+    name_constraints: Option<Box<NameConstraints>>,
     usages: KeyUsages,
     subject_alt_names: Box<[GeneralName]>,
     other_names: Box<[String]>,
@@ -284,6 +291,7 @@ impl Parsed {
                 not_after: timestamp(tbs.validity.not_after.timestamp()),
             },
             basic_constraints: BasicConstraints::EndEntity,
+            name_constraints: None,
             usages: KeyUsages::default(),
             subject_alt_names: Box::default(),
             other_names: Box::default(),
@@ -338,6 +346,14 @@ impl Parsed {
                     let path_len = path_len.map(|length| u8::try_from(length).unwrap_or(u8::MAX));
                     self.basic_constraints = BasicConstraints::Ca { path_len };
                 }
+                ParsedExtension::NameConstraints(constraints) => {
+                    let constraints = NameConstraints::from_parsed(
+                        constraints.permitted_subtrees.as_deref(),
+                        constraints.excluded_subtrees.as_deref(),
+                    );
+                    let malformed = || unreadable("its name constraints are malformed");
+                    self.name_constraints = Some(Box::new(constraints.ok_or_else(malformed)?));
+                }
                 ParsedExtension::ParseError { .. } => {
                     let oid = extension.oid.to_id_string();
                     if EXTENSIONS_READ.contains(&oid.as_str()) {
@@ -382,10 +398,10 @@ impl Parsed {
 /// The most that is read of one certificate, in bytes.
 const MAX_SIZE: usize = 64 * 1024;
 
-/// Key identifiers, key usages, alternative names and basic constraints: malformed, they make the
-/// certificate useless. Others are for verifiers to judge.
-const EXTENSIONS_READ: [&str; 6] =
-    ["2.5.29.14", "2.5.29.15", "2.5.29.17", "2.5.29.19", "2.5.29.35", "2.5.29.37"];
+/// Key identifiers, key usages, alternative names, basic and name constraints: malformed, they make
+/// the certificate useless. Others are for verifiers to judge.
+const EXTENSIONS_READ: [&str; 7] =
+    ["2.5.29.14", "2.5.29.15", "2.5.29.17", "2.5.29.19", "2.5.29.30", "2.5.29.35", "2.5.29.37"];
 
 /// rustls' own list: what it would accept of a peer is accepted of a CA, and nothing else.
 static VERIFICATION_ALGORITHMS: LazyLock<&[&dyn SignatureVerificationAlgorithm]> =

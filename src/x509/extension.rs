@@ -32,7 +32,7 @@ pub(super) fn certificate_extensions(
         let usages = template.usages.extended.iter().map(|usage| usage.oid()).collect();
         extensions.push(extension(false, &EncodableUsages(usages))?);
     }
-    extensions.push(extension(true, &basic_constraints(template.basic_constraints))?);
+    extensions.extend(constraints(template)?);
     let identifier = octets(&key_identifier(public_key_info)?)?;
     extensions.push(extension(false, &SubjectKeyIdentifier(identifier))?);
     if let Some(identifier) = authority_key_identifier {
@@ -45,6 +45,18 @@ pub(super) fn certificate_extensions(
     }
     extensions.extend(authority_information(information)?);
     Ok(extensions)
+}
+
+/// Whether it is a CA, and which names that may sign; verifiers must understand both.
+pub(super) fn constraints(template: &Template) -> Result<Vec<Extension>, SignError> {
+    let mut constraints = vec![extension(true, &basic_constraints(template.basic_constraints))?];
+    if template.basic_constraints != BasicConstraints::EndEntity {
+        let names = template.name_constraints.to_encodable().map_err(|_| UNENCODABLE_NAME)?;
+        if let Some(names) = names {
+            constraints.push(extension(true, &names)?);
+        }
+    }
+    Ok(constraints)
 }
 
 /// Critical if and only if the subject is empty (RFC 5280 §4.2.1.6).

@@ -38,6 +38,7 @@ pub(super) fn template(dns_names: &[&str]) -> Template {
         subject_alt_names: dns_names.iter().map(|name| GeneralName::dns(name).unwrap()).collect(),
         usages: KeyUsages::parse(["digital signature", "server auth", "client auth"]).unwrap(),
         basic_constraints: BasicConstraints::EndEntity,
+        name_constraints: NameConstraints::default(),
     }
 }
 
@@ -47,6 +48,7 @@ pub(super) fn ca_template(subject: &str) -> Template {
         subject_alt_names: Vec::new(),
         usages: KeyUsages::default(),
         basic_constraints: BasicConstraints::Ca { path_len: None },
+        name_constraints: NameConstraints::default(),
     }
 }
 

@@ -13,6 +13,7 @@ mod fixture;
 mod key;
 mod keystore;
 mod name;
+mod name_constraints;
 mod pem;
 mod sign;
 mod usage;
@@ -24,6 +25,7 @@ pub use keystore::{
     KeystoreError, Pkcs12Profile, jks_keystore, jks_truststore, pkcs12_keystore, pkcs12_truststore,
 };
 pub use name::{DistinguishedName, GeneralName, NameError};
+pub use name_constraints::{NameConstraints, NameNotAllowed, NameSubtree};
 pub use pem::{PemError, certificates_from_pem, chain_to_pem};
 pub use sign::{
     AuthorityInformation, CertificateAuthority, CertificationRequest, SignError, self_sign,
@@ -41,6 +43,8 @@ pub struct Template {
     pub usages: KeyUsages,
     /// Whether the certificate may itself sign others, and how long a chain may follow it.
     pub basic_constraints: BasicConstraints,
+    /// Which names a CA may sign; of no effect where the certificate is none.
+    pub name_constraints: NameConstraints,
 }
 
 /// RFC 5280 §4.2.1.9.

@@ -13,10 +13,10 @@ use x509_cert::ext::Extensions;
 use x509_cert::request::ExtensionReq;
 use x509_cert::time::Time;
 
-use super::extension::{certificate_extensions, key_identifier, subject_alt_names};
+use super::extension::{certificate_extensions, constraints, key_identifier, subject_alt_names};
 use super::{
-    BasicConstraints, Certificate, CertificateError, GeneralName, KeyError, KeyUsage, PrivateKey,
-    Template, Validity, chain, key, pem,
+    BasicConstraints, Certificate, CertificateError, GeneralName, KeyError, KeyUsage,
+    NameConstraints, NameNotAllowed, PrivateKey, Template, Validity, chain, key, pem,
 };
 use crate::clock::Timestamp;
 
@@ -45,6 +45,8 @@ pub struct CertificateAuthority {
     trust_anchors: Vec<Certificate>,
     key: Arc<PrivateKey>,
     key_identifier: Vec<u8>,
+    /// Its own and those of all CAs above it.
+    name_constraints: Vec<NameConstraints>,
 }
 
 /// Why something cannot be signed, or a CA cannot sign.
@@ -94,6 +96,15 @@ pub enum SignError {
         /// The constraint.
         path_len: u8,
     },
+    /// Its name constraints, or those of a CA above it, do not allow a name.
+    #[error("the CA {subject:?} may not sign this")]
+    NameNotAllowed {
+        /// The CA's subject.
+        subject: String,
+        /// The name, and what is allowed.
+        #[source]
+        refused: NameNotAllowed,
+    },
     /// Not a value that the certificate can hold.
     #[error("{0} cannot be put into a certificate")]
     Unencodable(&'static str),
@@ -106,16 +117,23 @@ pub enum SignError {
 }
 
 impl CertificationRequest {
-    /// Asks for the subject and names of `template`; usages are for the issuer to set.
+    /// Asks for the subject and names of `template`, and for a CA with its constraints if it is
+    /// one; usages are for the issuer to set.
     ///
     /// # Errors
     ///
     /// Only if signing fails.
     pub fn new(template: &Template, key: &PrivateKey) -> Result<Self, SignError> {
         let mut attributes = Attributes::new();
+        let mut extensions = Vec::new();
         if !template.subject_alt_names.is_empty() {
-            let names = subject_alt_names(template)?;
-            Attribute::try_from(ExtensionReq(vec![names]))
+            extensions.push(subject_alt_names(template)?);
+        }
+        if template.basic_constraints != BasicConstraints::EndEntity {
+            extensions.extend(constraints(template)?);
+        }
+        if !extensions.is_empty() {
+            Attribute::try_from(ExtensionReq(extensions))
                 .and_then(|attribute| attributes.insert(attribute))
                 .map_err(|_| SignError::Unencodable("names of that size"))?;
         }
@@ -186,7 +204,20 @@ impl CertificateAuthority {
             None => key_identifier(certificate.public_key_info())?.to_vec(),
         };
         let trust_anchors = chain::deduplicated(trust_anchors);
-        Ok(Self { certificate, intermediates, trust_anchors, key, key_identifier })
+        // Verifiers that look at what a root says are obeyed too.
+        let root = chain::anchors(&certificate, &intermediates, &trust_anchors).next();
+        let above = std::iter::once(&certificate).chain(&intermediates).chain(root);
+        let mut name_constraints: Vec<_> =
+            above.filter_map(|ca| ca.name_constraints().cloned()).collect();
+        name_constraints.dedup();
+        Ok(Self {
+            certificate,
+            intermediates,
+            trust_anchors,
+            key,
+            key_identifier,
+            name_constraints,
+        })
     }
 
     /// The signing CA's own certificate.
@@ -210,8 +241,8 @@ impl CertificateAuthority {
     ///
     /// # Errors
     ///
-    /// What cannot be encoded, a CA below one whose path length constraint forbids it, or a failed
-    /// signature.
+    /// What cannot be encoded, a CA below one whose path length constraint forbids it, a name that
+    /// the name constraints of this CA or one above it do not allow, or a failed signature.
     pub fn sign(
         &self,
         template: &Template,
@@ -220,6 +251,7 @@ impl CertificateAuthority {
         information: &AuthorityInformation,
     ) -> Result<Certificate, SignError> {
         self.check_path_length(template.basic_constraints)?;
+        self.check_names(template)?;
         let extensions = certificate_extensions(
             template,
             public_key_info,
@@ -234,6 +266,14 @@ impl CertificateAuthority {
             extensions,
             &self.key,
         )
+    }
+
+    fn check_names(&self, template: &Template) -> Result<(), SignError> {
+        let mut refused = self.name_constraints.iter().map(|names| names.check(template));
+        refused.try_for_each(|checked| checked).map_err(|refused| SignError::NameNotAllowed {
+            subject: self.certificate.subject(),
+            refused,
+        })
     }
 
     fn check_path_length(&self, below: BasicConstraints) -> Result<(), SignError> {

@@ -73,9 +73,9 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
     let (config, access) = start_config(plan.source, plan.cluster, clock.clone()).await?;
     let mut issuers = config.issuers;
     let mut events = None;
-    if let Some(Access { client, .. }) = access {
+    if let Some(Access { client, namespace }) = access {
         let NodeContext { driver_name, node_name } = &plan.node;
-        issuers = issuers.with_foreign(KubernetesIssuers::new(&client, node_name));
+        issuers = issuers.with_foreign(KubernetesIssuers::new(&client, node_name, &namespace));
         events = Some(Events::start(client, driver_name, node_name, clock.clone()));
     }
     let (reports, reported) = mpsc::unbounded_channel();

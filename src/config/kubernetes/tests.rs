@@ -10,7 +10,8 @@ use crate::kubernetes::fake::FakeApi;
 use crate::spec::volume::IssuerRef;
 use crate::x509::{
     AuthorityInformation, BasicConstraints, Certificate, DistinguishedName, KeyAlgorithm,
-    KeyEncoding, KeyUsages, PrivateKey, Template, Validity, chain_to_pem, self_sign,
+    KeyEncoding, KeyUsages, NameConstraints, PrivateKey, Template, Validity, chain_to_pem,
+    self_sign,
 };
 
 const HOME: &str = "certmount-system";
@@ -48,6 +49,7 @@ fn secret(namespace: &str, name: &str, subject: &str) -> Value {
         subject_alt_names: Vec::new(),
         usages: KeyUsages::default(),
         basic_constraints: BasicConstraints::Ca { path_len: None },
+        name_constraints: NameConstraints::default(),
     };
     let year = Duration::from_secs(365 * 86_400);
     let validity = Validity { not_before: now() - year, not_after: now() + year };

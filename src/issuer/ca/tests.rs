@@ -2,13 +2,17 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::error::with_causes;
-use crate::issuer::{BuildError, HandleStore, Materials, SelfSigned, Surroundings, build};
+use crate::issuer::{
+    BuildError, HandleStore, IssuerSet, Issuers, Materials, Requester, SelfSigned, Surroundings,
+    build,
+};
 use crate::spec::object::{self, IssuerObject, Object};
 use crate::spec::request::CertificateSpec;
 use crate::spec::volume::{IssuerRef, PodRef, VolumeId};
 use crate::x509::{
     BasicConstraints, Bundle, CertificationRequest, DistinguishedName, ExtendedKeyUsage,
-    GeneralName, KeyAlgorithm, KeyUsage, KeyUsages, Template, chain_to_pem, self_sign,
+    GeneralName, KeyAlgorithm, KeyUsage, KeyUsages, NameConstraints, Template, chain_to_pem,
+    self_sign,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -36,6 +40,7 @@ fn ca_template(name: &str) -> Template {
         subject_alt_names: Vec::new(),
         usages: KeyUsages::default(),
         basic_constraints: BasicConstraints::Ca { path_len: None },
+        name_constraints: NameConstraints::default(),
     }
 }
 
@@ -82,6 +87,7 @@ fn asking_for(duration: Duration) -> CertificateSpec {
             subject_alt_names: vec![GeneralName::dns("web.web.svc").unwrap()],
             usages: KeyUsages::default(),
             basic_constraints: BasicConstraints::EndEntity,
+            name_constraints: NameConstraints::default(),
         },
         duration,
         key_algorithm: KeyAlgorithm::EcdsaP256,
@@ -115,13 +121,13 @@ async fn order(issuer: &dyn Issuer, spec: &CertificateSpec) -> Result<Bundle, Is
         service_account: "default".to_owned(),
     };
     let order = Order {
-        volume: &volume,
-        pod: &pod,
+        requester: Requester::Volume { id: &volume, pod: &pod },
         spec,
         request: &request,
         annotations: &BTreeMap::new(),
         key: &key,
         handle: &NoHandle,
+        issuers: &Issuers::channel(IssuerSet::default()).1,
     };
     let issued = issuer.issue(order).await?;
     Ok(Bundle::new(key, issued, &spec.template, spec.duration, now()).unwrap())
@@ -266,9 +272,13 @@ fn key_pem(key: &PrivateKey) -> String {
     key.to_pem(crate::x509::KeyEncoding::Pkcs8).unwrap().to_string()
 }
 
+fn surroundings() -> Surroundings {
+    Surroundings { clock: clock(), node_name: "node-1".to_owned(), access: None }
+}
+
 fn build_with(spec: &str, values: &BTreeMap<&str, String>) -> Result<Arc<dyn Issuer>, BuildError> {
     let materials = Materials::default().with_secret("root", Ok(secret(values)));
-    build(&issuer(spec), &materials, &Surroundings { clock: clock(), access: None })
+    build(&issuer(spec), &materials, &surroundings())
 }
 
 fn build_from(values: &BTreeMap<&str, String>) -> Result<Arc<dyn Issuer>, BuildError> {

@@ -12,7 +12,7 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::{Deserialize, Serialize};
 
 use super::certificates;
-use super::name::{Name, forget, labels, volume_label};
+use super::name::{Name, forget, labels, requester_label};
 use super::tracker::{Answer, Progress, Request, Tracker};
 use crate::issuer::{IssueError, IssueErrorKind, Issuer, Order, default_usages};
 use crate::kubernetes::excerpt;
@@ -24,22 +24,29 @@ use crate::x509::{BasicConstraints, Issued};
 pub(super) struct CertificateRequestIssuer {
     requests: Arc<Tracker<CertificateRequest>>,
     issuer: IssuerRef,
+    /// The driver's: where it asks for what is for no namespace.
+    home: Arc<str>,
 }
 
 impl CertificateRequestIssuer {
-    pub(super) fn new(requests: Arc<Tracker<CertificateRequest>>, issuer: IssuerRef) -> Self {
-        Self { requests, issuer }
+    pub(super) fn new(
+        requests: Arc<Tracker<CertificateRequest>>,
+        issuer: IssuerRef,
+        home: Arc<str>,
+    ) -> Self {
+        Self { requests, issuer, home }
     }
 }
 
 #[async_trait]
 impl Issuer for CertificateRequestIssuer {
     async fn issue(&self, order: Order<'_>) -> Result<Issued, IssueError> {
-        let name = Name::of_order(Some(&order.pod.namespace), &order)?;
+        let namespace = order.requester.namespace().unwrap_or(&self.home);
+        let name = Name::of_order(Some(namespace), &order)?;
         let make = || CertificateRequest::new(&name, self.requests.node(), &self.issuer, &order);
         let decision = self.requests.decision(&name, make).await?;
         forget(&order)?;
-        self.requests.tidy(&volume_label(order.volume), &name, decision.is_ok());
+        self.requests.tidy(&requester_label(order.requester), &name, decision.is_ok());
         let Answer { certificate, ca } = decision?;
         Ok(Issued {
             chain: certificates("status.certificate", &name, &certificate)?,
@@ -113,16 +120,18 @@ impl CertificateRequest {
             metadata: ObjectMeta {
                 name: Some(name.name.clone()),
                 namespace: name.namespace.clone(),
-                labels: Some(labels(node, order.volume)),
+                labels: Some(labels(node, order.requester)),
                 annotations: Some(order.annotations.clone()).filter(|set| !set.is_empty()),
                 // Kubernetes deletes the request when the pod is gone.
-                owner_references: Some(vec![OwnerReference {
-                    api_version: "v1".to_owned(),
-                    kind: "Pod".to_owned(),
-                    name: order.pod.name.clone(),
-                    uid: order.pod.uid.clone(),
-                    ..OwnerReference::default()
-                }]),
+                owner_references: order.requester.pod().map(|pod| {
+                    vec![OwnerReference {
+                        api_version: "v1".to_owned(),
+                        kind: "Pod".to_owned(),
+                        name: pod.name.clone(),
+                        uid: pod.uid.clone(),
+                        ..OwnerReference::default()
+                    }]
+                }),
                 ..ObjectMeta::default()
             },
             spec: Spec {

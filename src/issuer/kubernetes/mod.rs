@@ -33,19 +33,21 @@ use crate::x509::{Certificate, certificates_from_pem};
 pub struct KubernetesIssuers {
     certificate_requests: Arc<Tracker<CertificateRequest>>,
     signing_requests: Arc<Tracker<SigningRequest>>,
+    home: Arc<str>,
 }
 
 /// The group whose issuers are the signers of Kubernetes' own `CertificateSigningRequest`.
 const CERTIFICATES_GROUP: &str = "certificates.k8s.io";
 
 impl KubernetesIssuers {
-    /// Asks with `client` for the volumes of the node `node_name`. Nothing is watched before the
-    /// first order.
-    pub fn new(client: &Client, node_name: &str) -> Self {
+    /// Asks with `client` for the volumes of the node `node_name`, and for the node itself in the
+    /// namespace `home`, the driver's. Nothing is watched before the first order.
+    pub fn new(client: &Client, node_name: &str, home: &str) -> Self {
         let node = node_label(node_name);
         Self {
             certificate_requests: Arc::new(Tracker::new(client.clone(), node.clone())),
             signing_requests: Arc::new(Tracker::new(client.clone(), node)),
+            home: home.into(),
         }
     }
 
@@ -59,6 +61,7 @@ impl KubernetesIssuers {
             _ => Arc::new(CertificateRequestIssuer::new(
                 Arc::clone(&self.certificate_requests),
                 reference.clone(),
+                Arc::clone(&self.home),
             )),
         }
     }

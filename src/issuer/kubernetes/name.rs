@@ -6,14 +6,14 @@ use std::fmt;
 use aws_lc_rs::{digest, rand};
 use kube::ResourceExt;
 
-use crate::issuer::{IssueError, IssueErrorKind, Order};
+use crate::issuer::{IssueError, IssueErrorKind, Order, Requester};
 use crate::spec::object::is_object_name;
 use crate::spec::volume::VolumeId;
 
 /// The node that a request was made on.
 pub(super) const NODE_LABEL: &str = "certmount.dev/node";
 
-/// The volume that a request was made for.
+/// What a request was made for: a volume, or an issuer that signs on the node.
 pub(super) const VOLUME_LABEL: &str = "certmount.dev/volume";
 
 /// The name of one request.
@@ -46,7 +46,10 @@ pub(super) fn forget(order: &Order<'_>) -> Result<(), IssueError> {
 }
 
 fn save_new(order: &Order<'_>) -> Result<String, IssueError> {
-    let name = new_name(&order.pod.name);
+    let name = match order.requester {
+        Requester::Volume { pod, .. } => new_name(&pod.name),
+        Requester::Node { name, issuer } => new_name(&format!("{}-{name}", issuer.name)),
+    };
     order.handle.save(&name).map_err(|error| {
         IssueError::new(IssueErrorKind::Node, "the name of the request cannot be kept")
             .caused_by(error)
@@ -54,28 +57,37 @@ fn save_new(order: &Order<'_>) -> Result<String, IssueError> {
     Ok(name)
 }
 
-/// Begins with the pod's name, for people, and ends so that no two are the same.
-fn new_name(pod: &str) -> String {
+/// Begins with `prefix`, for people, and ends so that no two are the same.
+fn new_name(prefix: &str) -> String {
     /// Leaves room for the rest in the 253 bytes that a name may have.
-    const LONGEST_POD: usize = 200;
+    const LONGEST_PREFIX: usize = 200;
     const SUFFIX: usize = 10;
     /// As in the names that Kubernetes makes up: nothing that reads as a word.
     const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
     let mut random = [0; SUFFIX];
     rand::fill(&mut random).expect("the operating system has random bytes");
-    let pod = pod.get(..LONGEST_POD).unwrap_or(pod).trim_end_matches(['.', '-']);
+    let prefix = prefix.get(..LONGEST_PREFIX).unwrap_or(prefix).trim_end_matches(['.', '-']);
+    let prefix = if is_object_name(prefix) { prefix } else { "node" };
     let suffix = random.iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)]));
-    format!("{pod}-{}", suffix.collect::<String>())
+    format!("{prefix}-{}", suffix.collect::<String>())
 }
 
 /// The labels of a request.
-pub(super) fn labels(node: &str, volume: &VolumeId) -> BTreeMap<String, String> {
-    [(NODE_LABEL.to_owned(), node.to_owned()), (VOLUME_LABEL.to_owned(), volume_label(volume))]
-        .into()
+pub(super) fn labels(node: &str, requester: Requester<'_>) -> BTreeMap<String, String> {
+    let of = requester_label(requester);
+    [(NODE_LABEL.to_owned(), node.to_owned()), (VOLUME_LABEL.to_owned(), of)].into()
+}
+
+/// The value of [`VOLUME_LABEL`].
+pub(super) fn requester_label(requester: Requester<'_>) -> String {
+    match requester {
+        Requester::Volume { id, .. } => volume_label(id),
+        Requester::Node { issuer, .. } => hash(&issuer.to_string()),
+    }
 }
 
 /// A label has no room for all of a volume id, so it has the first 160 bits of its hash.
-pub(super) fn volume_label(volume: &VolumeId) -> String {
+fn volume_label(volume: &VolumeId) -> String {
     let id = volume.as_str();
     match id.strip_prefix("csi-").and_then(|hash| hash.get(..40)) {
         Some(hash) => hash.to_owned(),

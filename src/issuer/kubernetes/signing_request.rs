@@ -17,7 +17,7 @@ use kube::{Api, Client, ResourceExt as _};
 use super::certificates;
 use super::name::{Name, forget, labels};
 use super::tracker::{Answer, Progress, Request, Tracker};
-use crate::issuer::{IssueError, IssueErrorKind, Issuer, Order, default_usages};
+use crate::issuer::{IssueError, IssueErrorKind, Issuer, Order, Requester, default_usages};
 use crate::kubernetes::excerpt;
 use crate::x509::Issued;
 
@@ -50,21 +50,26 @@ impl Issuer for SigningRequestIssuer {
 }
 
 fn request(name: &Name, node: &str, signer: &str, order: &Order<'_>) -> SigningRequest {
-    let pod = order.pod;
     // For approvers: who asks for it. The API server says only that the driver does.
-    let of_pod = [
-        ("certmount.dev/pod-namespace", &pod.namespace),
-        ("certmount.dev/pod-name", &pod.name),
-        ("certmount.dev/pod-uid", &pod.uid),
-        ("certmount.dev/service-account", &pod.service_account),
-    ];
-    let of_pod = of_pod.map(|(key, value)| (key.to_owned(), value.clone()));
-    let annotations = order.annotations.clone().into_iter().chain(of_pod);
+    let asking = match order.requester {
+        Requester::Volume { pod, .. } => vec![
+            ("certmount.dev/pod-namespace", pod.namespace.clone()),
+            ("certmount.dev/pod-name", pod.name.clone()),
+            ("certmount.dev/pod-uid", pod.uid.clone()),
+            ("certmount.dev/service-account", pod.service_account.clone()),
+        ],
+        Requester::Node { name, issuer } => vec![
+            ("certmount.dev/node", name.to_owned()),
+            ("certmount.dev/issuer", issuer.to_string()),
+        ],
+    };
+    let asking = asking.into_iter().map(|(key, value)| (key.to_owned(), value));
+    let annotations = order.annotations.clone().into_iter().chain(asking);
     let template = default_usages(&order.spec.template);
     SigningRequest {
         metadata: ObjectMeta {
             name: Some(name.name.clone()),
-            labels: Some(labels(node, order.volume)),
+            labels: Some(labels(node, order.requester)),
             annotations: Some(annotations.collect::<BTreeMap<_, _>>()),
             ..ObjectMeta::default()
         },

@@ -8,13 +8,14 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::*;
-use crate::issuer::{HandleStore, IssueErrorKind, Order};
+use crate::issuer::{HandleStore, IssueErrorKind, IssuerKey, IssuerSet, Issuers, Order, Requester};
 use crate::kubernetes::fake::FakeApi;
 use crate::spec::request::CertificateSpec;
 use crate::spec::volume::{PodRef, VolumeId};
 use crate::x509::{
     BasicConstraints, CertificationRequest, DistinguishedName, ExtendedKeyUsage, GeneralName,
-    Issued, KeyAlgorithm, KeyUsages, PrivateKey, Template, Validity, chain_to_pem, self_sign,
+    Issued, KeyAlgorithm, KeyUsages, NameConstraints, PrivateKey, Template, Validity, chain_to_pem,
+    self_sign,
 };
 
 const REQUESTS: &str = "certificaterequests";
@@ -57,6 +58,21 @@ impl Volume {
 
     /// One attempt of the volume's task.
     async fn attempt(&self, issuers: &KubernetesIssuers) -> Result<Issued, IssueError> {
+        let id = VolumeId::of_inline_volume("uid-1", "tls");
+        let pod = PodRef {
+            namespace: "shop".to_owned(),
+            name: "web-0".to_owned(),
+            uid: "uid-1".to_owned(),
+            service_account: "web".to_owned(),
+        };
+        self.attempt_for(Requester::Volume { id: &id, pod: &pod }, issuers).await
+    }
+
+    async fn attempt_for(
+        &self,
+        requester: Requester<'_>,
+        issuers: &KubernetesIssuers,
+    ) -> Result<Issued, IssueError> {
         let spec = CertificateSpec {
             issuer: self.issuer.clone(),
             template: template(),
@@ -66,18 +82,13 @@ impl Volume {
             reuse_private_key: false,
         };
         let order = Order {
-            volume: &VolumeId::of_inline_volume("uid-1", "tls"),
-            pod: &PodRef {
-                namespace: "shop".to_owned(),
-                name: "web-0".to_owned(),
-                uid: "uid-1".to_owned(),
-                service_account: "web".to_owned(),
-            },
+            requester,
             request: &CertificationRequest::new(&spec.template, &self.key).unwrap(),
             spec: &spec,
             annotations: &self.annotations,
             key: &self.key,
             handle: &self.handle,
+            issuers: &Issuers::channel(IssuerSet::default()).1,
         };
         issuers.issuer(&self.issuer).issue(order).await
     }
@@ -99,11 +110,12 @@ fn template() -> Template {
         subject_alt_names: vec![GeneralName::dns("web.shop.svc").unwrap()],
         usages,
         basic_constraints: BasicConstraints::EndEntity,
+        name_constraints: NameConstraints::default(),
     }
 }
 
 fn issuers(api: &FakeApi) -> Arc<KubernetesIssuers> {
-    Arc::new(KubernetesIssuers::new(&api.client(), "node-1"))
+    Arc::new(KubernetesIssuers::new(&api.client(), "node-1", "certmount-system"))
 }
 
 fn condition(kind: &str, status: &str, reason: &str, message: &str) -> Value {
@@ -443,4 +455,28 @@ async fn what_kubernetes_signs_is_asked_for_by_signer() {
     let error = attempt.await.unwrap().unwrap_err();
     assert_eq!(error.kind, IssueErrorKind::Denied);
     assert!(error.message.contains("the signer said no"), "{}", error.message);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_asks_in_the_namespace_of_its_issuer_or_else_in_the_drivers() {
+    for (namespace, asked_in) in [(Some("shop"), "shop"), (None, "certmount-system")] {
+        let api = FakeApi::default();
+        let issuers = issuers(&api);
+        let volume = Volume::new("cert-manager.io", "root");
+        let issuer = IssuerKey {
+            group: "certmount.dev".to_owned(),
+            kind: "ClusterIssuer".to_owned(),
+            namespace: namespace.map(str::to_owned),
+            name: "mesh".to_owned(),
+        };
+        let node = Requester::Node { name: "node-1", issuer: &issuer };
+        let error = volume.attempt_for(node, &issuers).await.unwrap_err();
+        assert_eq!(error.kind, IssueErrorKind::Pending, "nobody has approved it");
+
+        let metadata = &api.objects(REQUESTS).remove(0)["metadata"];
+        assert_eq!(metadata["namespace"], asked_in);
+        assert!(metadata["name"].as_str().unwrap().starts_with("mesh-node-1-"), "{metadata}");
+        assert!(metadata.get("ownerReferences").is_none(), "no pod owns it");
+        assert_eq!(metadata["labels"]["certmount.dev/node"], "node-1");
+    }
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::Installed;
 use super::life::{Life, Stopped};
-use crate::issuer::{HandleStore, IssueError, IssueErrorKind, Issuer, Order};
+use crate::issuer::{HandleStore, IssueError, IssueErrorKind, Issuer, Order, Requester};
 use crate::renew::{Outcome, blocking, schedule, trust};
 use crate::spec::request::{CertificateSpec, PublishRequest};
 use crate::volume::{Volume, VolumeIoError};
@@ -28,13 +28,13 @@ impl Life {
         })?;
         let handle = PendingHandle(volume.clone());
         let order = Order {
-            volume: &request.volume,
-            pod: &request.pod,
+            requester: Requester::Volume { id: &request.volume, pod: &request.pod },
             spec,
             request: &csr,
             annotations: &request.annotations,
             key: &key,
             handle: &handle,
+            issuers: &self.shared.settings.issuers,
         };
         let issued = tokio::select! {
             biased;

@@ -10,7 +10,8 @@ use super::*;
 use crate::clock::Timestamp;
 use crate::x509::{
     AuthorityInformation, BasicConstraints, CertificateAuthority, DistinguishedName, GeneralName,
-    Issued, KeyAlgorithm, KeyUsages, Template, Validity, certificates_from_pem, self_sign,
+    Issued, KeyAlgorithm, KeyUsages, NameConstraints, Template, Validity, certificates_from_pem,
+    self_sign,
 };
 
 fn name(text: &str) -> FileName {
@@ -97,6 +98,7 @@ fn bundle() -> Bundle {
         subject_alt_names: vec![GeneralName::dns("web.shop.svc").unwrap()],
         usages: KeyUsages::parse(["digital signature"]).unwrap(),
         basic_constraints: BasicConstraints::EndEntity,
+        name_constraints: NameConstraints::default(),
     };
     let leaf = sign(&intermediate, &template, &key);
     let issued = Issued {
@@ -113,6 +115,7 @@ fn ca(subject: &str, parent: Option<&CertificateAuthority>) -> CertificateAuthor
         subject_alt_names: Vec::new(),
         usages: KeyUsages::parse(["cert sign"]).unwrap(),
         basic_constraints: BasicConstraints::Ca { path_len: None },
+        name_constraints: NameConstraints::default(),
     };
     let (certificate, anchors) = match parent {
         Some(parent) => (sign(parent, &template, &key), parent.trust_anchors().to_vec()),

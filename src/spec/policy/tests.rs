@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::spec::volume::IssuerRef;
-use crate::x509::Template;
+use crate::x509::{NameConstraints, Template};
 
 fn pod() -> PodRef {
     pod_named("web", "web-0", "frontend")
@@ -29,6 +29,7 @@ fn request() -> CertificateSpec {
             subject_alt_names: Vec::new(),
             usages: KeyUsages::default(),
             basic_constraints: BasicConstraints::EndEntity,
+            name_constraints: NameConstraints::default(),
         },
         duration: Duration::from_secs(3600),
         key_algorithm: EcdsaP256,

@@ -8,8 +8,8 @@ use crate::spec::attributes::{Name, Prefix};
 use crate::spec::values::{self, ValueError};
 use crate::spec::volume::IssuerRef;
 use crate::x509::{
-    BasicConstraints, DistinguishedName, GeneralName, KeyAlgorithm, KeyUsage, KeyUsages, NameError,
-    Template,
+    BasicConstraints, DistinguishedName, GeneralName, KeyAlgorithm, KeyUsage, KeyUsages,
+    NameConstraints, NameError, Template,
 };
 
 /// Reads everything that decides what the certificate says and when it is renewed.
@@ -79,6 +79,7 @@ fn template(reader: &mut Reader<'_>, issuer: &IssuerRef) -> Template {
         subject_alt_names: subject_alt_names(reader),
         usages: usages(reader, is_ca),
         basic_constraints: basic_constraints(reader, is_ca),
+        name_constraints: NameConstraints::default(),
     };
     let anonymous = template.subject.is_empty() && template.subject_alt_names.is_empty();
     if !reader.problems.is_empty() {

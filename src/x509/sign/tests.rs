@@ -1,8 +1,8 @@
 use std::time::Duration;
 
-use super::super::fixture::*;
+use super::super::fixture::{self, *};
 use super::*;
-use crate::x509::{DistinguishedName, ExtendedKeyUsage, KeyAlgorithm, KeyUsages};
+use crate::x509::{DistinguishedName, ExtendedKeyUsage, KeyAlgorithm, KeyUsages, NameSubtree};
 
 #[test]
 fn a_leaf_says_what_the_template_says() {
@@ -250,4 +250,58 @@ fn what_cannot_be_encoded_is_an_error() {
     let day = Duration::from_secs(86_400);
     let backwards = Validity { not_before: now(), not_after: now() - day };
     ca.sign(&template, key.public_key_info(), backwards, &none).unwrap_err();
+}
+
+#[test]
+fn name_constraints_are_in_the_ca_and_bind_all_that_is_signed_below() {
+    let names = NameConstraints {
+        permitted: vec![NameSubtree::dns("svc.example").unwrap()],
+        excluded: vec![
+            NameSubtree::ip("0.0.0.0/0").unwrap(),
+            NameSubtree::ip("2001:db8::/32").unwrap(),
+            NameSubtree::email(".example").unwrap(),
+            NameSubtree::uri("example").unwrap(),
+        ],
+    };
+    let top = root("CN=root", KeyAlgorithm::EcdsaP256);
+    let key = key(KeyAlgorithm::EcdsaP256);
+    let constrained = Template { name_constraints: names.clone(), ..ca_template("CN=constrained") };
+    let certificate = sign(&top, &constrained, &key);
+    assert_eq!(certificate.name_constraints(), Some(&names));
+    let anchors = top.trust_anchors().to_vec();
+    let ca = CertificateAuthority::new(vec![certificate], anchors, key).unwrap();
+    // Not its own constraints only, but those of each CA above.
+    let below = intermediate("CN=below", &ca);
+    assert_eq!(below.certificate().name_constraints(), None);
+    for ca in [&ca, &below] {
+        let leaf_key = fixture::key(KeyAlgorithm::EcdsaP256);
+        let information = AuthorityInformation::default();
+        let signed = |template: &Template| {
+            ca.sign(template, leaf_key.public_key_info(), validity(), &information)
+        };
+        signed(&template(&["web.svc.example"])).unwrap();
+        let error = signed(&template(&["web.svc.example", "web.example"])).unwrap_err();
+        let SignError::NameNotAllowed { refused, .. } = &error else { panic!("{error}") };
+        assert_eq!(refused.name, "dns:web.example");
+        let mut addressed = template(&["web.svc.example"]);
+        addressed.subject_alt_names.push(GeneralName::ip("10.0.0.1").unwrap());
+        signed(&addressed).unwrap_err();
+    }
+}
+
+#[test]
+fn a_request_for_a_ca_says_so_and_which_names_it_may_sign() {
+    let key = key(KeyAlgorithm::EcdsaP256);
+    let holds = |template: &Template, oid: &[u8]| {
+        let request = CertificationRequest::new(template, &key).unwrap();
+        request.der().windows(oid.len()).any(|window| window == oid)
+    };
+    // 2.5.29.19 and 2.5.29.30 in DER.
+    let (basic, names) = ([6, 3, 0x55, 0x1d, 19], [6, 3, 0x55, 0x1d, 30]);
+    let mut ca = ca_template("CN=ca");
+    assert!(holds(&ca, &basic) && !holds(&ca, &names));
+    ca.name_constraints.permitted.push(NameSubtree::dns("svc.example").unwrap());
+    assert!(holds(&ca, &basic) && holds(&ca, &names));
+    ca.basic_constraints = BasicConstraints::EndEntity;
+    assert!(!holds(&ca, &basic) && !holds(&ca, &names));
 }
