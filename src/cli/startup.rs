@@ -4,8 +4,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use nix::sys::prctl::set_dumpable;
+use nix::sys::prctl::{set_dumpable, set_no_new_privs};
 use nix::sys::resource::{Resource, setrlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
 /// Reads a path that must not depend on the working directory.
 pub(super) fn absolute_path(text: &str) -> Result<PathBuf, String> {
@@ -45,6 +46,25 @@ fn has_cap_sys_admin(status: &str) -> bool {
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
     bits.is_some_and(|bits| bits & (1 << CAP_SYS_ADMIN) != 0)
+}
+
+/// Gives up all rights of root (capabilities(7)) but those that volumes need: to mount, to change
+/// owners and modes, and to write to what has an owner already.
+///
+/// Kubernetes gives a container that mounts for its node every right there is, whatever
+/// `capabilities.drop` says. Call it before there are threads: only the calling one loses them, and
+/// those that it starts.
+pub(super) fn drop_rights() -> Result<()> {
+    const NEEDED: CapabilitySet = CapabilitySet::CHOWN
+        .union(CapabilitySet::DAC_OVERRIDE)
+        .union(CapabilitySet::FOWNER)
+        .union(CapabilitySet::SYS_ADMIN);
+    let had = capabilities(None).context("cannot read this process's capabilities")?;
+    let kept = had.permitted & NEEDED;
+    let sets =
+        CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets).context("cannot give up capabilities")?;
+    set_no_new_privs().context("cannot rule out that this process gains rights")
 }
 
 /// Keeps private keys in this process's memory out of core files, and out of reach of other

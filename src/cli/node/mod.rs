@@ -221,6 +221,7 @@ impl Args {
         let plan = self.plan()?;
         startup::harden()?;
         startup::check_may_mount()?;
+        startup::drop_rights()?;
         let runtime = runtime()?;
         let ended = runtime.block_on(until_signalled(plan));
         // What still runs was cut short by a second signal, and ends with the process.
