@@ -21,8 +21,7 @@ impl Certificate {
     ///
     /// When the leaf does not verify, or the key is not its key.
     pub(crate) fn verified(bundle: &str) -> Self {
-        let key_at = bundle.find("-----BEGIN EC PRIVATE").or(bundle.find("-----BEGIN RSA PRIVATE"));
-        let key_at = key_at.or(bundle.find("-----BEGIN PRIVATE")).unwrap();
+        let key_at = bundle[..bundle.find(" KEY-----").unwrap()].rfind("-----BEGIN").unwrap();
         let (chain, rest) = bundle.split_at(key_at);
         let (key, anchors) = rest.split_at(rest.find("-----BEGIN CERTIFICATE").unwrap());
 

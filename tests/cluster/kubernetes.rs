@@ -59,7 +59,7 @@ pub(crate) fn driver_pod() -> String {
     })
 }
 
-/// A namespace that is deleted with all in it when dropped. When the test fails, it first prints
+/// A namespace that is deleted with all in it after it was dropped. When the test fails, it first prints
 /// what there is to know.
 #[derive(Debug)]
 pub(crate) struct Namespace(String);
@@ -99,18 +99,26 @@ impl Namespace {
         attributes: &[(&str, &str)],
         spec: &Value,
     ) -> Pod<'_> {
+        let mut pod = self.pod(name, attributes);
+        merge(&mut pod["spec"], spec);
+        self.create(&pod);
+        Pod { namespace: self, name: name.to_owned() }
+    }
+
+    /// A pod with a volume of these attributes on `/tls`, not created yet.
+    pub(crate) fn pod(&self, name: &str, attributes: &[(&str, &str)]) -> Value {
         let mut attributes: serde_json::Map<_, _> = attributes
             .iter()
             .map(|(name, value)| (format!("certmount.dev/{name}"), json!(value)))
             .collect();
         attributes.entry("certmount.dev/issuer-kind").or_insert(json!("ClusterIssuer"));
         attributes.entry("certmount.dev/issuer-name").or_insert(json!("cluster-ca"));
-        let mut pod = json!({
+        json!({
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": name, "namespace": self.0, "labels": {"app": name}},
+            "metadata": {"name": name, "labels": {"app": name}},
             "spec": {
-                "terminationGracePeriodSeconds": 0,
+                "terminationGracePeriodSeconds": 1,
                 "containers": [{
                     "name": "app",
                     "image": "localhost/busybox:test",
@@ -126,19 +134,17 @@ impl Namespace {
                     },
                 }],
             },
-        });
-        merge(&mut pod["spec"], spec);
-        self.create(&pod);
-        Pod { namespace: self, name: name.to_owned() }
+        })
     }
 
     /// Creates an object.
     pub(crate) fn create(&self, object: &Value) {
-        let args = ["exec", "kubectl", "create", "-f", "-"];
-        succeed(&args, run(&args, &object.to_string()));
+        let args = ["exec", "kubectl", "-n", &self.0, "create", "-f", "-"];
+        succeed(args, run(&args, &object.to_string()));
     }
 }
 
+#[allow(clippy::print_stderr, reason = "the test's own output")]
 impl Drop for Namespace {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -152,7 +158,7 @@ impl Drop for Namespace {
             }
         }
         // Whatever comes of it: a panic here would hide the one that matters.
-        run(&["exec", "kubectl", "delete", "namespace", &self.0, "--timeout=60s"], "");
+        run(&["exec", "kubectl", "delete", "namespace", &self.0, "--wait=false"], "");
     }
 }
 
@@ -175,6 +181,11 @@ impl Pod<'_> {
     pub(crate) fn field(&self, path: &str) -> String {
         let path = format!("jsonpath={{{path}}}");
         self.namespace.kubectl(&["get", "pod", &self.name, "-o", &path])
+    }
+
+    /// Its uid, as in the paths of its volumes.
+    pub(crate) fn uid(&self) -> String {
+        self.field(".metadata.uid")
     }
 
     /// What a command in its container prints.
@@ -207,7 +218,8 @@ impl Pod<'_> {
 
     /// Deletes it, and waits until kubelet says that it is gone with all its volumes.
     pub(crate) fn delete(&self) {
-        self.namespace.kubectl(&["delete", "pod", &self.name, "--timeout=60s"]);
+        let args = ["delete", "pod", &self.name, "--ignore-not-found", "--timeout=60s"];
+        self.namespace.kubectl(&args);
     }
 }
 
@@ -215,8 +227,9 @@ impl Pod<'_> {
 pub(crate) fn volumes_on_node() -> Vec<String> {
     let mounts = cluster(&["exec", "findmnt", "--noheadings", "--list", "--output=TARGET"]);
     let folders = cluster(&["exec", "find", "/run/certmount", "-maxdepth", "1", "-name", "csi-*"]);
-    let targets = "find /var/lib/kubelet/pods -maxdepth 3 -name 'kubernetes.io~csi'";
-    let targets = cluster(&["exec", "sh", "-c", &format!("{targets} | xargs -r ls -A")]);
+    let targets = ["find", "/var/lib/kubelet/pods", "-ignore_readdir_race", "-mindepth", "4"];
+    let named = ["-maxdepth", "4", "-path", "*/volumes/kubernetes.io~csi/*"];
+    let targets = cluster(&[&["exec"], &targets[..], &named].concat());
     let ours = mounts.lines().filter(|mount| {
         mount.contains("/kubernetes.io~csi/") || mount.starts_with("/run/certmount/csi-")
     });

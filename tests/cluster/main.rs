@@ -6,6 +6,9 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod certificate;
+mod install;
 mod kubernetes;
 mod life;
+mod nodeport;
 mod publish;
+mod scale;
