@@ -2,12 +2,14 @@
 
 #[cfg(test)]
 pub(crate) mod fake;
+mod node;
 
 use std::time::Duration;
 
 use kube::runtime::watcher;
 use kube::{Client, Config};
 
+pub use self::node::remove_taint;
 use crate::error::with_causes;
 
 /// The Kubernetes API as this process may use it. Cheap to clone.

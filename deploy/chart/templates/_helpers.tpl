@@ -19,8 +19,3 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "certmount.image" -}}
 {{ .Values.image.repository }}{{ with .Values.image.digest }}@{{ . }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
-
-{{- /* The name of the file that holds an object. */ -}}
-{{- define "certmount.file" -}}
-{{ lower .kind }}-{{ with .metadata.namespace }}{{ . }}.{{ end }}{{ .metadata.name }}.yaml
-{{- end }}

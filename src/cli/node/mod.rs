@@ -131,12 +131,18 @@ struct IssuerArgs {
     #[arg(long, env = "CERTMOUNT_KUBERNETES")]
     kubernetes: bool,
 
-    /// Serve namespaced Issuers as well
+    /// Serve the Issuers of these namespaces as well, or with * those of all
     ///
     /// Whoever may write an Issuer in a namespace then says where its certificates come from, and
     /// certmount needs the right to read Secrets there.
-    #[arg(long, env = "CERTMOUNT_NAMESPACED_ISSUERS", conflicts_with = "config_dir")]
-    namespaced_issuers: bool,
+    #[arg(
+        long,
+        env = "CERTMOUNT_ISSUER_NAMESPACES",
+        value_name = "NAMESPACE",
+        value_delimiter = ',',
+        conflicts_with = "config_dir"
+    )]
+    issuer_namespaces: Vec<String>,
 
     /// The namespace with the Secrets of ClusterIssuers [default: that of the driver's pod]
     #[arg(
@@ -171,6 +177,19 @@ struct KubeletArgs {
         requires = "plugin_registration_dir"
     )]
     kubelet_registration_path: Option<PathBuf>,
+
+    /// Take the taint with this key from the node once kubelet knows the driver
+    ///
+    /// Give new nodes the taint, and pods that need certificates wait for the driver instead of
+    /// failing to mount. Needs the Kubernetes API, and the right to get and patch nodes.
+    #[arg(
+        long,
+        env = "CERTMOUNT_STARTUP_TAINT",
+        value_name = "KEY",
+        requires = "plugin_registration_dir",
+        conflicts_with = "config_dir"
+    )]
+    startup_taint: Option<String>,
 }
 
 /// Where the driver can be watched.
@@ -240,7 +259,8 @@ impl Args {
             cluster_domain,
             trust_domain,
             issuers,
-            kubelet: KubeletArgs { plugin_registration_dir, kubelet_registration_path },
+            kubelet:
+                KubeletArgs { plugin_registration_dir, kubelet_registration_path, startup_taint },
             observe: ObserveArgs { metrics_addr, admin_socket },
             logs: _,
         } = self;
@@ -267,6 +287,7 @@ impl Args {
             data_root,
             source: issuers.source(),
             registration,
+            startup_taint,
             metrics_addr,
             admin_socket,
         })
@@ -279,12 +300,17 @@ impl IssuerArgs {
             Some(dir) => Source::Folder(dir),
             None => Source::Kubernetes {
                 namespace: self.namespace,
-                scope: match self.namespaced_issuers {
-                    true => Scope::AllIssuers,
-                    false => Scope::ClusterIssuers,
-                },
+                scope: scope(self.issuer_namespaces),
             },
         }
+    }
+}
+
+fn scope(namespaces: Vec<String>) -> Scope {
+    match &namespaces[..] {
+        [] => Scope::ClusterIssuers,
+        named if named.iter().any(|name| name == "*") => Scope::AllIssuers,
+        _ => Scope::Namespaces(namespaces.into_iter().collect()),
     }
 }
 

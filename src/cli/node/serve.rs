@@ -17,7 +17,7 @@ use crate::config::kubernetes::Scope;
 use crate::config::{self, Problem, Running, Severity};
 use crate::csi::{Endpoint, Listener, Plugin, Registration, RegistrationState};
 use crate::issuer::KubernetesIssuers;
-use crate::kubernetes::Access;
+use crate::kubernetes::{self, Access};
 use crate::observe::{self, Endpoints, Events, Metrics, Readiness, VolumesFn, bind_private};
 use crate::renew::{Renewer, Settings};
 use crate::spec::policy::Cluster;
@@ -33,6 +33,8 @@ pub(super) struct Plan {
     pub(super) data_root: PathBuf,
     pub(super) source: Source,
     pub(super) registration: Option<Registration>,
+    /// The key of the taint that the node has until kubelet knows the driver.
+    pub(super) startup_taint: Option<String>,
     pub(super) metrics_addr: Option<SocketAddr>,
     pub(super) admin_socket: PathBuf,
 }
@@ -73,8 +75,15 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
     let (config, access) = start_config(plan.source, plan.cluster, clock.clone()).await?;
     let mut issuers = config.issuers;
     let mut events = None;
-    if let Some(Access { client, namespace }) = access {
+    let mut untaint = None;
+    if let Some(access) = access {
         let NodeContext { driver_name, node_name } = &plan.node;
+        untaint = plan.startup_taint.map(|key| Untaint {
+            access: access.clone(),
+            node: node_name.clone(),
+            key,
+        });
+        let Access { client, namespace } = access;
         issuers = issuers.with_foreign(KubernetesIssuers::new(&client, node_name, &namespace));
         events = Some(Events::start(client, driver_name, node_name, clock.clone()));
     }
@@ -118,6 +127,9 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
     info!(endpoint = %plan.endpoint, took_ms = began.elapsed().as_millis(), "serving kubelet");
     if let Some(registration) = plan.registration {
         observers.spawn(follow_registration(registration.state(), readiness.clone()));
+        if let Some(untaint) = untaint {
+            observers.spawn(untaint.once_registered(registration.state()));
+        }
         let token = shutdown.clone();
         parts.spawn(async { registration.serve(token).await.map_err(Error::from) });
     }
@@ -239,6 +251,36 @@ async fn follow_registration(mut state: watch::Receiver<RegistrationState>, read
         }
     }
 }
+
+/// Lets pods onto a node that kept them off while it had no driver.
+struct Untaint {
+    access: Access,
+    node: String,
+    key: String,
+}
+
+impl Untaint {
+    async fn once_registered(self, mut state: watch::Receiver<RegistrationState>) {
+        let registered = state.wait_for(|state| *state == RegistrationState::Registered);
+        if registered.await.is_err() {
+            return;
+        }
+        let Self { access, node, key } = self;
+        loop {
+            match kubernetes::remove_taint(&access.client, &node, &key).await {
+                Ok(true) => return info!(taint = key, "the node may have pods now"),
+                Ok(false) => return,
+                Err(error) => {
+                    let reason = kubernetes::reason(&error);
+                    warn!(taint = key, reason, "the startup taint cannot be removed yet");
+                }
+            }
+            tokio::time::sleep(UNTAINT_AGAIN).await;
+        }
+    }
+}
+
+const UNTAINT_AGAIN: Duration = Duration::from_secs(5);
 
 async fn logged(serving: impl Future<Output = std::io::Result<()>>) {
     if let Err(error) = serving.await {

@@ -34,12 +34,26 @@ use crate::spec::object::{IssuerKind, Object};
 use crate::spec::policy::Cluster;
 
 /// Whose issuers are served.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Scope {
     /// Those of the cluster's operators only.
     ClusterIssuers,
-    /// Also `Issuer`s, which whoever may write them in a namespace makes for it.
+    /// Also the `Issuer`s of these namespaces, which whoever may write them there makes.
+    Namespaces(BTreeSet<String>),
+    /// Also `Issuer`s, whatever their namespace.
     AllIssuers,
+}
+
+impl Scope {
+    fn holds(&self, (kind, namespace, _): &IssuerName) -> bool {
+        match (kind, self) {
+            (IssuerKind::ClusterIssuer, _) | (_, Self::AllIssuers) => true,
+            (IssuerKind::Issuer, Self::ClusterIssuers) => false,
+            (IssuerKind::Issuer, Self::Namespaces(served)) => {
+                namespace.as_ref().is_some_and(|namespace| served.contains(namespace))
+            }
+        }
+    }
 }
 
 /// Follows the issuers in a task of its own, until nobody looks at them any more.
@@ -51,9 +65,9 @@ pub fn start(access: &Access, scope: Scope, cluster: Cluster, clock: Clock) -> R
     let (heard, hearing) = mpsc::channel(MOST_UNHEARD);
     let watcher = Watcher::new(access.client.clone(), heard);
     let assembler = Assembler::of_cluster(access.clone(), cluster, clock);
-    let mut source = Source::new(access.namespace.clone(), assembler, watcher);
+    let mut source = Source::new(access.namespace.clone(), scope, assembler, watcher);
     source.watch(Subject::Issuers(IssuerKind::ClusterIssuer));
-    if scope == Scope::AllIssuers {
+    if source.scope != Scope::ClusterIssuers {
         source.watch(Subject::Issuers(IssuerKind::Issuer));
     }
     let first = IssuerSet { unread: Some(source.unread_reason()), ..IssuerSet::default() };
@@ -120,6 +134,7 @@ async fn follow(
 struct Source {
     /// The driver's.
     namespace: String,
+    scope: Scope,
     assembler: Assembler,
     watcher: Watcher,
     watched: BTreeMap<Subject, Watched>,
@@ -152,9 +167,10 @@ struct Held {
 }
 
 impl Source {
-    fn new(namespace: String, assembler: Assembler, watcher: Watcher) -> Self {
+    fn new(namespace: String, scope: Scope, assembler: Assembler, watcher: Watcher) -> Self {
         Self {
             namespace,
+            scope,
             assembler,
             watcher,
             watched: BTreeMap::new(),
@@ -197,6 +213,7 @@ impl Source {
 
     fn take(&mut self, heard: Heard) {
         match heard {
+            Heard::Issuer { name, .. } if !self.scope.holds(&name) => {}
             Heard::Issuer { name, read: Some(read) } => {
                 let held = self.issuers.entry(name).or_default();
                 match read {

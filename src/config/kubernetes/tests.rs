@@ -162,9 +162,14 @@ async fn namespaced_issuers_are_served_only_where_they_are_wanted() {
     };
     until(&mut running, "the missing Secret", missing).await;
 
-    let mut running = started(&api, Scope::ClusterIssuers);
-    until(&mut running, "the missing Secret", missing).await;
-    assert_eq!(state(&running, "Issuer", "shop", "ca"), "none");
+    let others = Scope::Namespaces(["web".to_owned()].into());
+    for scope in [Scope::ClusterIssuers, others] {
+        let mut running = started(&api, scope);
+        until(&mut running, "the missing Secret", missing).await;
+        assert_eq!(state(&running, "Issuer", "shop", "ca"), "none");
+    }
+    let mut running = started(&api, Scope::Namespaces(["shop".to_owned()].into()));
+    until(&mut running, "the issuer of the namespace", ready).await;
 }
 
 #[tokio::test(start_paused = true)]
