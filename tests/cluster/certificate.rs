@@ -21,10 +21,7 @@ impl Certificate {
     ///
     /// When the leaf does not verify, or the key is not its key.
     pub(crate) fn verified(bundle: &str) -> Self {
-        let key_at = bundle[..bundle.find(" KEY-----").unwrap()].rfind("-----BEGIN").unwrap();
-        let (chain, rest) = bundle.split_at(key_at);
-        let (key, anchors) = rest.split_at(rest.find("-----BEGIN CERTIFICATE").unwrap());
-
+        let (chain, _, anchors) = split(bundle);
         let folder = tempfile::tempdir().unwrap();
         let anchors_file = folder.path().join("ca.crt");
         std::fs::File::create(&anchors_file).unwrap().write_all(anchors.as_bytes()).unwrap();
@@ -33,7 +30,16 @@ impl Certificate {
             &["verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", anchors_file],
             chain,
         );
+        Self::read(bundle)
+    }
 
+    /// The same of a leaf that may have expired.
+    ///
+    /// # Panics
+    ///
+    /// When the key is not its key.
+    pub(crate) fn read(bundle: &str) -> Self {
+        let (chain, key, _) = split(bundle);
         let certificate = Self {
             serial: openssl(&["x509", "-noout", "-serial"], chain),
             names: openssl(&["x509", "-noout", "-ext", "subjectAltName"], chain),
@@ -44,7 +50,44 @@ impl Certificate {
     }
 }
 
-fn openssl(args: &[&str], input: &str) -> String {
+/// The chain, the key and the trust anchors.
+fn split(bundle: &str) -> (&str, &str, &str) {
+    let key_at = bundle[..bundle.find(" KEY-----").unwrap()].rfind("-----BEGIN").unwrap();
+    let (chain, rest) = bundle.split_at(key_at);
+    let (key, anchors) = rest.split_at(rest.find("-----BEGIN CERTIFICATE").unwrap());
+    (chain, key, anchors)
+}
+
+/// A new root CA: its certificate and its key, in PEM.
+pub(crate) fn root_ca() -> (String, String) {
+    let made = openssl(
+        &[
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-noenc",
+            "-subj",
+            "/CN=test root CA",
+            "-days",
+            "1",
+            "-keyout",
+            "-",
+        ],
+        "",
+    );
+    let certificate_at = made.find("-----BEGIN CERTIFICATE").unwrap();
+    (made[certificate_at..].to_owned(), made[..certificate_at].to_owned())
+}
+
+/// What openssl prints, trimmed, with `input` to read.
+///
+/// # Panics
+///
+/// When it fails, with what it says.
+pub(crate) fn openssl(args: &[&str], input: impl AsRef<[u8]>) -> String {
     let mut child = Command::new("openssl")
         .args(args)
         .stdin(Stdio::piped())
@@ -52,7 +95,7 @@ fn openssl(args: &[&str], input: &str) -> String {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.stdin.take().unwrap().write_all(input.as_ref()).unwrap();
     let output = child.wait_with_output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "openssl {args:?}: {errors}");

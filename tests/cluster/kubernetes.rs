@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::certificate::Certificate;
+use crate::certificate::{Certificate, root_ca};
 
 /// The driver's namespace, where `tests/cluster/run` installs the chart.
 pub(crate) const DRIVER_NAMESPACE: &str = "certmount-system";
-const DRIVER: &str = "daemonset/certmount";
+const DAEMON_SET: &str = "daemonset/certmount";
+/// The drivers, by what pods write as `csi.driver`.
+const DRIVER: &str = "csi.certmount.dev";
+const DROP_IN: &str = "csi.cert-manager.io";
 /// Longer than anything takes that goes well, kubelet's waits between two tries included.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -33,6 +36,12 @@ pub(crate) fn kubectl(args: &[&str]) -> String {
     cluster(&[&["exec", "kubectl"], args].concat())
 }
 
+/// The same, or what kubectl says when it fails.
+pub(crate) fn try_kubectl(args: &[&str]) -> Result<String, String> {
+    let output = run(&[&["exec", "kubectl"], args].concat(), "");
+    if output.status.success() { Ok(text(&output)) } else { Err(text(&output)) }
+}
+
 /// What `look` sees in the end.
 ///
 /// # Panics
@@ -51,7 +60,7 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
 
 /// The pod of the driver, once there is one that is ready and no other.
 pub(crate) fn driver_pod() -> String {
-    kubectl(&["-n", DRIVER_NAMESPACE, "rollout", "status", DRIVER, "--timeout=60s"]);
+    kubectl(&["-n", DRIVER_NAMESPACE, "rollout", "status", DAEMON_SET, "--timeout=60s"]);
     eventually("there is one pod of the driver", || {
         let pods = kubectl(&["-n", DRIVER_NAMESPACE, "get", "pods", "-o", "name"]);
         let mut pods = pods.lines();
@@ -59,10 +68,21 @@ pub(crate) fn driver_pod() -> String {
     })
 }
 
+/// The id of the driver's container.
+pub(crate) fn driver_container() -> String {
+    let container = "jsonpath={.items[0].status.containerStatuses[0].containerID}";
+    let id = kubectl(&["-n", DRIVER_NAMESPACE, "get", "pods", "-o", container]);
+    id.strip_prefix("containerd://").unwrap().to_owned()
+}
+
 /// A namespace that is deleted with all in it after it was dropped. When the test fails, it first prints
 /// what there is to know.
 #[derive(Debug)]
-pub(crate) struct Namespace(String);
+pub(crate) struct Namespace {
+    name: String,
+    /// Whether it stays.
+    stays: bool,
+}
 
 impl Namespace {
     /// A new one named after the test.
@@ -70,19 +90,30 @@ impl Namespace {
         let thread = std::thread::current();
         let test = thread.name().unwrap().rsplit("::").next().unwrap();
         let name: String = test.replace('_', "-").chars().take(50).collect();
-        kubectl(&["create", "namespace", &name]);
-        kubectl(&["-n", &name, "wait", "--for=create", "serviceaccount/default", "--timeout=30s"]);
-        Self(name)
+        Self::called(&name)
+    }
+
+    /// A new one of this name, as soon as none before it is left.
+    pub(crate) fn called(name: &str) -> Self {
+        kubectl(&["wait", "--for=delete", "namespace", name, "--timeout=90s"]);
+        kubectl(&["create", "namespace", name]);
+        kubectl(&["-n", name, "wait", "--for=create", "serviceaccount/default", "--timeout=30s"]);
+        Self { name: name.to_owned(), stays: false }
+    }
+
+    /// One that is there already, and stays.
+    pub(crate) fn existing(name: &str) -> Self {
+        Self { name: name.to_owned(), stays: true }
     }
 
     /// Its name.
     pub(crate) fn name(&self) -> &str {
-        &self.0
+        &self.name
     }
 
     /// kubectl in this namespace.
     pub(crate) fn kubectl(&self, args: &[&str]) -> String {
-        kubectl(&[&["-n", &self.0], args].concat())
+        kubectl(&[&["-n", &self.name], args].concat())
     }
 
     /// Creates a pod with a volume of these attributes on `/tls`, and waits until it runs.
@@ -101,18 +132,32 @@ impl Namespace {
     ) -> Pod<'_> {
         let mut pod = self.pod(name, attributes);
         merge(&mut pod["spec"], spec);
-        self.create(&pod);
-        Pod { namespace: self, name: name.to_owned() }
+        self.create_whole_pod(&pod)
     }
 
-    /// A pod with a volume of these attributes on `/tls`, not created yet.
+    /// Creates a pod as it is.
+    pub(crate) fn create_whole_pod(&self, pod: &Value) -> Pod<'_> {
+        self.create(pod);
+        Pod { namespace: self, name: pod["metadata"]["name"].as_str().unwrap().to_owned() }
+    }
+
+    /// A pod with a volume of these attributes on `/tls`, not created yet. Attributes get our prefix
+    /// unless they have one; with that of cert-manager's csi-driver the pod names that driver.
     pub(crate) fn pod(&self, name: &str, attributes: &[(&str, &str)]) -> Value {
+        let written_for_another = attributes.iter().any(|(name, _)| name.starts_with(DROP_IN));
         let mut attributes: serde_json::Map<_, _> = attributes
             .iter()
-            .map(|(name, value)| (format!("certmount.dev/{name}"), json!(value)))
+            .map(|(name, value)| match name.contains('/') {
+                true => ((*name).to_owned(), json!(value)),
+                false => (format!("certmount.dev/{name}"), json!(value)),
+            })
             .collect();
-        attributes.entry("certmount.dev/issuer-kind").or_insert(json!("ClusterIssuer"));
-        attributes.entry("certmount.dev/issuer-name").or_insert(json!("cluster-ca"));
+        let mut driver = DROP_IN;
+        if !written_for_another {
+            driver = DRIVER;
+            attributes.entry("certmount.dev/issuer-kind").or_insert(json!("ClusterIssuer"));
+            attributes.entry("certmount.dev/issuer-name").or_insert(json!("cluster-ca"));
+        }
         json!({
             "apiVersion": "v1",
             "kind": "Pod",
@@ -128,7 +173,7 @@ impl Namespace {
                 "volumes": [{
                     "name": "tls",
                     "csi": {
-                        "driver": "csi.certmount.dev",
+                        "driver": driver,
                         "readOnly": true,
                         "volumeAttributes": attributes,
                     },
@@ -137,9 +182,40 @@ impl Namespace {
         })
     }
 
+    /// Gives cert-manager a CA of this namespace, as its Issuer `ca`.
+    pub(crate) fn cert_manager_ca(&self) {
+        let (certificate, key) = root_ca();
+        self.create(&json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "ca"},
+            "stringData": {"tls.crt": certificate, "tls.key": key},
+        }));
+        self.create(&json!({
+            "apiVersion": "cert-manager.io/v1",
+            "kind": "Issuer",
+            "metadata": {"name": "ca"},
+            "spec": {"ca": {"secretName": "ca"}},
+        }));
+    }
+
+    /// The objects of a kind, oldest first.
+    pub(crate) fn objects(&self, kind: &str) -> Vec<Value> {
+        let sorted = "--sort-by=.metadata.creationTimestamp";
+        let list = self.kubectl(&["get", kind, "-o", "json", sorted]);
+        let mut list: Value = serde_json::from_str(&list).unwrap();
+        list["items"].as_array_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Applies a manifest.
+    pub(crate) fn apply(&self, manifest: &str, flags: &[&str]) {
+        let args = [&["exec", "kubectl", "-n", &self.name, "apply", "-f", "-"], flags].concat();
+        succeed(&args, run(&args, manifest));
+    }
+
     /// Creates an object.
     pub(crate) fn create(&self, object: &Value) {
-        let args = ["exec", "kubectl", "-n", &self.0, "create", "-f", "-"];
+        let args = ["exec", "kubectl", "-n", &self.name, "create", "-f", "-"];
         succeed(args, run(&args, &object.to_string()));
     }
 }
@@ -149,16 +225,19 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for args in [
-                &["-n", &self.0, "get", "pods,events", "-o", "wide"][..],
+                &["-n", &self.name, "get", "pods,events", "-o", "wide"][..],
                 &["-n", DRIVER_NAMESPACE, "get", "pods", "-o", "wide"],
-                &["-n", DRIVER_NAMESPACE, "logs", DRIVER, "--tail=50"],
+                &["-n", DRIVER_NAMESPACE, "logs", DAEMON_SET, "--tail=50"],
             ] {
                 let output = run(&[&["exec", "kubectl"], args].concat(), "");
                 eprintln!("{args:?}:\n{}", text(&output));
             }
         }
+        if self.stays {
+            return;
+        }
         // Whatever comes of it: a panic here would hide the one that matters.
-        run(&["exec", "kubectl", "delete", "namespace", &self.0, "--wait=false"], "");
+        run(&["exec", "kubectl", "delete", "namespace", &self.name, "--wait=false"], "");
     }
 }
 
@@ -193,6 +272,22 @@ impl Pod<'_> {
         self.namespace.kubectl(&[&["exec", &self.name, "--"], command].concat())
     }
 
+    /// A file of its volume.
+    pub(crate) fn read(&self, file: &str) -> String {
+        self.exec(&["cat", &format!("/tls/{file}")])
+    }
+
+    /// A file of the volume of the pod with this uid, as the node has it.
+    pub(crate) fn on_node(uid: &str, file: &str) -> String {
+        cluster(&["exec", "cat", &format!("{}/{file}", folder_on_node(uid))])
+    }
+
+    /// The leaf in that volume, whether it holds or not.
+    pub(crate) fn certificate_on_node(uid: &str) -> Certificate {
+        let read = format!("cd -P {}/..data && cat tls.crt tls.key ca.crt", folder_on_node(uid));
+        Certificate::read(&cluster(&["exec", "sh", "-c", &read]))
+    }
+
     /// The leaf in the volume, once `openssl` has verified it and its key.
     pub(crate) fn certificate(&self) -> Certificate {
         // By one opening of the folder, so that a renewal in between does not mix two pairs.
@@ -216,6 +311,13 @@ impl Pod<'_> {
         events.lines().map(str::to_owned).collect()
     }
 
+    /// Waits for an event with this reason that says `words`.
+    pub(crate) fn told(&self, reason: &str, words: &str) {
+        eventually(&format!("an event {reason} says {words:?}"), || {
+            self.events(reason).iter().any(|message| message.contains(words)).then_some(())
+        });
+    }
+
     /// Deletes it, and waits until kubelet says that it is gone with all its volumes.
     pub(crate) fn delete(&self) {
         let args = ["delete", "pod", &self.name, "--ignore-not-found", "--timeout=60s"];
@@ -223,15 +325,30 @@ impl Pod<'_> {
     }
 }
 
+fn folder_on_node(uid: &str) -> String {
+    format!("/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~csi/tls/mount")
+}
+
 /// What there is on the node of volumes of ours: mounts and folders.
 pub(crate) fn volumes_on_node() -> Vec<String> {
     let mounts = cluster(&["exec", "findmnt", "--noheadings", "--list", "--output=TARGET"]);
-    let folders = cluster(&["exec", "find", "/run/certmount", "-maxdepth", "1", "-name", "csi-*"]);
+    let folders = cluster(&[
+        "exec",
+        "find",
+        "/run/certmount",
+        "/run/drop-in",
+        "-maxdepth",
+        "1",
+        "-name",
+        "csi-*",
+    ]);
     let targets = ["find", "/var/lib/kubelet/pods", "-ignore_readdir_race", "-mindepth", "4"];
     let named = ["-maxdepth", "4", "-path", "*/volumes/kubernetes.io~csi/*"];
     let targets = cluster(&[&["exec"], &targets[..], &named].concat());
     let ours = mounts.lines().filter(|mount| {
-        mount.contains("/kubernetes.io~csi/") || mount.starts_with("/run/certmount/csi-")
+        mount.contains("/kubernetes.io~csi/")
+            || mount.starts_with("/run/certmount/csi-")
+            || mount.starts_with("/run/drop-in/csi-")
     });
     ours.chain(folders.lines()).chain(targets.lines()).map(str::to_owned).collect()
 }

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::kubernetes::{
-    DRIVER_NAMESPACE, Namespace, Pod, cluster, driver_pod, eventually, kubectl, no_volumes_left,
-    volumes_on_node,
+    DRIVER_NAMESPACE, Namespace, Pod, cluster, driver_container, driver_pod, eventually, kubectl,
+    no_volumes_left, volumes_on_node,
 };
 
 /// Renewed after 20 s.
@@ -127,10 +127,7 @@ fn replace_driver() {
 
 /// Ends the driver's process at once, as the kernel does when memory runs out.
 fn kill_driver() {
-    let container = "jsonpath={.items[0].status.containerStatuses[0].containerID}";
-    let id = kubectl(&["-n", DRIVER_NAMESPACE, "get", "pods", "-o", container]);
-    let id = id.strip_prefix("containerd://").unwrap();
-    cluster(&["exec", "ctr", "tasks", "kill", "--signal=SIGKILL", id]);
+    cluster(&["exec", "ctr", "tasks", "kill", "--signal=SIGKILL", &driver_container()]);
 }
 
 fn restart_kubelet() {

@@ -5,10 +5,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod cert_manager;
 mod certificate;
+mod drop_in;
 mod install;
 mod kubernetes;
 mod life;
 mod nodeport;
+mod pages;
 mod publish;
 mod scale;

@@ -31,6 +31,7 @@ fn a_node_port_serves_through_renewals_without_a_failed_request() {
     });
     let pod = namespace.create_pod("web", &ATTRIBUTES, &json!({"containers": [server]}));
     pod.wait("Ready");
+    let uid = pod.uid();
     namespace.create(&json!({
         "apiVersion": "v1",
         "kind": "Service",
@@ -43,7 +44,7 @@ fn a_node_port_serves_through_renewals_without_a_failed_request() {
     }));
     let name = format!("web.{}.svc", namespace.name());
     let get = move |tls: &Arc<ClientConfig>| get(tls, &name);
-    let tls = Arc::new(trusting(&on_node(&pod, "ca.crt")));
+    let tls = Arc::new(trusting(&Pod::on_node(&uid, "ca.crt")));
     {
         let (get, tls) = (get.clone(), tls.clone());
         let first = in_machine(move || eventually("kube-proxy knows the port", || get(&tls).ok()));
@@ -68,10 +69,10 @@ fn a_node_port_serves_through_renewals_without_a_failed_request() {
         })
     };
     let mut written = Vec::new();
-    let mut old = on_node(&pod, "tls.crt");
+    let mut old = Pod::on_node(&uid, "tls.crt");
     for _ in 0..3 {
         old = eventually("the certificate is renewed", || {
-            Some(on_node(&pod, "tls.crt")).filter(|new| *new != old)
+            Some(Pod::on_node(&uid, "tls.crt")).filter(|new| *new != old)
         });
         written.push(Instant::now());
     }
@@ -86,12 +87,6 @@ fn a_node_port_serves_through_renewals_without_a_failed_request() {
         let late = seen.saturating_duration_since(*written);
         assert!(late < Duration::from_secs(2), "the new certificate was served {late:?} late");
     }
-}
-
-/// A file of the volume as the node has it.
-fn on_node(pod: &Pod<'_>, file: &str) -> String {
-    let volume = format!("volumes/kubernetes.io~csi/tls/mount/{file}");
-    cluster(&["exec", "cat", &format!("/var/lib/kubelet/pods/{}/{volume}", pod.uid())])
 }
 
 /// Runs `body` with the node's network.

@@ -1,0 +1,156 @@
+//! cert-manager signs what the driver asks of it, and what happens when it does not.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::kubernetes::{
+    DRIVER_NAMESPACE, Namespace, Pod, cluster, eventually, kubectl, no_volumes_left,
+};
+
+const ISSUER: [(&str, &str); 4] = [
+    ("issuer-name", "ca"),
+    ("issuer-kind", "Issuer"),
+    ("issuer-group", "cert-manager.io"),
+    ("dns-names", "${POD_NAME}.${POD_NAMESPACE}.svc"),
+];
+
+fn renewed_soon() -> Vec<(&'static str, &'static str)> {
+    [&ISSUER[..], &[("duration", "30s")]].concat()
+}
+
+#[test]
+fn a_request_is_the_pod_s_and_the_last_one_is_kept() {
+    let namespace = Namespace::new();
+    namespace.cert_manager_ca();
+    let pod = namespace.start_pod("web", &renewed_soon());
+    let first = pod.certificate();
+    let requests = namespace.objects("certificaterequests");
+    assert_eq!(requests.len(), 1);
+    assert_eq!(requests[0]["metadata"]["ownerReferences"][0]["uid"], pod.uid());
+    pod.told("CertificateIssued", "Issuer.cert-manager.io ca issued a certificate");
+
+    pod.renewed(&first);
+    pod.told("CertificateRenewed", "Issuer.cert-manager.io ca renewed the certificate");
+    eventually("only the last request is kept", || {
+        let kept = namespace.objects("certificaterequests");
+        (kept.len() == 1 && kept[0]["metadata"]["uid"] != requests[0]["metadata"]["uid"])
+            .then_some(())
+    });
+    pod.delete();
+    no_volumes_left();
+    eventually("the requests go with their pod", || {
+        namespace.objects("certificaterequests").is_empty().then_some(())
+    });
+}
+
+#[test]
+fn a_pod_waits_for_cert_manager_and_is_told() {
+    let namespace = Namespace::new();
+    namespace.cert_manager_ca();
+    let live = namespace.start_pod("live", &renewed_soon());
+    let old = live.certificate();
+    cluster(&["stop", "cert-manager"]);
+    let pod = namespace.create_pod("web", &ISSUER, &json!({}));
+    pod.told("CertificatePending", "is not approved yet");
+    let message = pod.events("FailedMount");
+    assert!(message.iter().all(|message| message.contains("Aborted")), "{message:?}");
+    live.told("RenewalPending", "is not approved yet");
+    cluster(&["start", "cert-manager"]);
+    pod.wait("Ready");
+    pod.certificate();
+    live.renewed(&old);
+    pod.delete();
+    live.delete();
+    no_volumes_left();
+}
+
+#[test]
+fn a_denied_request_is_told_and_the_pod_can_go() {
+    let namespace = Namespace::new();
+    // No issuer of cert-manager's, so its approver leaves the request alone.
+    let attributes =
+        [("issuer-name", "ca"), ("issuer-kind", "Other"), ("issuer-group", "example.com")];
+    let pod = namespace.create_pod("web", &attributes, &json!({}));
+    let name = eventually("it asks", || {
+        let requests = namespace.objects("certificaterequests");
+        Some(requests.first()?["metadata"]["name"].as_str()?.to_owned())
+    });
+    let denied = json!({"status": {"conditions": [{"type": "Denied", "status": "True",
+        "reason": "Test", "message": "only example.org is allowed"}]}});
+    namespace.kubectl(&[
+        "patch",
+        "certificaterequests",
+        &name,
+        "--subresource=status",
+        "--type=merge",
+        "--patch",
+        &denied.to_string(),
+    ]);
+    pod.told("CertificateDenied", "only example.org is allowed");
+    pod.delete();
+    no_volumes_left();
+}
+
+/// Longer than a renewal takes to come, in which a built-in issuer goes on.
+#[test]
+fn renewals_go_on_without_the_api_server_and_catch_up_after_it() {
+    let namespace = Namespace::new();
+    namespace.cert_manager_ca();
+    let of_node = [("dns-names", "${POD_NAME}.${POD_NAMESPACE}.svc"), ("duration", "30s")];
+    let built_in = namespace.start_pod("built-in", &of_node);
+    let asking = namespace.start_pod("asking", &renewed_soon());
+    let (built_in_uid, asking_uid) = (built_in.uid(), asking.uid());
+    let mut old = Pod::certificate_on_node(&built_in_uid);
+    let before = Pod::certificate_on_node(&asking_uid);
+    // Its clients come back by themselves, but cert-manager gives up after a while.
+    cluster(&["stop", "cert-manager"]);
+    cluster(&["stop", "kube-apiserver"]);
+    for _ in 0..2 {
+        old = eventually("the certificate is renewed", || {
+            Some(Pod::certificate_on_node(&built_in_uid)).filter(|new| new.serial != old.serial)
+        });
+    }
+    assert_eq!(Pod::certificate_on_node(&asking_uid).serial, before.serial);
+    cluster(&["start", "kube-apiserver"]);
+    cluster(&["start", "cert-manager"]);
+    eventually("the renewal catches up", || {
+        Some(Pod::certificate_on_node(&asking_uid)).filter(|new| new.serial != before.serial)
+    });
+    for pod in [&built_in, &asking] {
+        assert_eq!(pod.field(".status.containerStatuses[0].restartCount"), "0");
+        pod.delete();
+    }
+    no_volumes_left();
+}
+
+#[test]
+fn pods_go_when_everything_that_could_issue_is_gone() {
+    let namespace = Namespace::new();
+    namespace.cert_manager_ca();
+    let built_in = namespace.start_pod("built-in", &[("dns-names", "a.${POD_NAMESPACE}.svc")]);
+    let asking = namespace.start_pod("asking", &ISSUER);
+    cluster(&["stop", "cert-manager"]);
+    kubectl(&["delete", "clusterissuers.certmount.dev", "cluster-ca"]);
+    namespace.kubectl(&["delete", "issuers.cert-manager.io", "ca"]);
+    let address =
+        ["-n", DRIVER_NAMESPACE, "get", "pods", "-o", "jsonpath={.items[0].status.podIP}"];
+    let address = kubectl(&address);
+    cluster(&["exec", "ip", "route", "add", "blackhole", &address]);
+    let began = Instant::now();
+    built_in.delete();
+    asking.delete();
+    no_volumes_left();
+    let took = began.elapsed();
+    cluster(&["exec", "ip", "route", "delete", "blackhole", &address]);
+    namespace.create(&json!({
+        "apiVersion": "certmount.dev/v1alpha1",
+        "kind": "ClusterIssuer",
+        "metadata": {"name": "cluster-ca"},
+        "spec": {"ca": {"secretName": "cluster-ca"}},
+    }));
+    cluster(&["start", "cert-manager"]);
+    assert!(took < Duration::from_secs(25), "it took {took:?}");
+    // And all is as it was.
+    namespace.start_pod("again", &[("dns-names", "a.${POD_NAMESPACE}.svc")]);
+}
