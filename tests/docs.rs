@@ -181,7 +181,9 @@ fn commands(script: &str) -> impl Iterator<Item = Vec<String>> {
             let by_cargo = words.starts_with(&["cargo".to_owned(), "run".to_owned()])
                 && !words.iter().any(|word| word == "--example");
             for (index, word) in words.iter().enumerate() {
-                if word == "certmount" || word.ends_with("/certmount") || by_cargo && word == "--" {
+                let begins = index == 0 || words[index - 1] == "--";
+                let named = word == "certmount" || word.ends_with("/certmount");
+                if begins && named || by_cargo && word == "--" {
                     let arguments = words[index + 1..].iter().cloned();
                     found.push(std::iter::once("certmount".to_owned()).chain(arguments).collect());
                 }
