@@ -114,7 +114,7 @@ pub(super) fn exit_code(status: ExitStatus) -> ExitCode {
 }
 
 /// Has the kernel kill this process when the thread that started it ends.
-fn die_with_parent() -> Result<()> {
+pub(super) fn die_with_parent() -> Result<()> {
     set_pdeathsig(Signal::SIGKILL).context("cannot tie this process to its parent")
 }
 

@@ -45,6 +45,8 @@ impl Plugin {
             .arg(&layout.config)
             .arg("--admin-socket")
             .arg(&layout.admin_socket)
+            // A demo that is killed cannot take it down.
+            .args(["--end-with", &Pid::this().to_string()])
             // What is set for a plugin of this machine's own is not for this one.
             .env_clear()
             .stdin(Stdio::null())

@@ -6,14 +6,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::unistd::{Pid, getppid};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use self::serve::{Plan, Source};
 use super::logging::LogArgs;
-use super::startup;
+use super::{namespace, startup};
 use crate::config::kubernetes::Scope;
 use crate::csi::{self, Endpoint, Registration};
 use crate::spec::policy::Cluster;
@@ -96,6 +97,10 @@ pub(super) struct Args {
     /// The SPIFFE trust domain of `spiffe://<domain>/ns/…/sa/…` [default: the cluster domain]
     #[arg(long, env = "CERTMOUNT_TRUST_DOMAIN", value_name = "DOMAIN")]
     trust_domain: Option<String>,
+
+    /// The process that starts this one, to end with it
+    #[arg(long, value_name = "PID", hide = true)]
+    end_with: Option<i32>,
 
     #[command(flatten)]
     issuers: IssuerArgs,
@@ -237,7 +242,12 @@ impl Args {
     }
 
     fn serve(self) -> Result<ExitCode> {
+        let parent = self.end_with.map(Pid::from_raw);
         let plan = self.plan()?;
+        if let Some(parent) = parent {
+            namespace::die_with_parent()?;
+            ensure!(getppid() == parent, "process {parent}, which to end with, has ended");
+        }
         startup::harden()?;
         startup::check_may_mount()?;
         startup::drop_rights()?;
@@ -258,6 +268,7 @@ impl Args {
             driver_name,
             cluster_domain,
             trust_domain,
+            end_with: _,
             issuers,
             kubelet:
                 KubeletArgs { plugin_registration_dir, kubelet_registration_path, startup_taint },
