@@ -8,12 +8,20 @@ use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
+use certmount::clock::Clock;
+use certmount::spec::layout::{FileContent, FileLayout, FileName};
 use certmount::volume::{Found, Volume, Volumes};
+use certmount::x509::{
+    AuthorityInformation, BasicConstraints, Bundle, Certificate, DistinguishedName, GeneralName,
+    Issued, KeyAlgorithm, KeyEncoding, KeyUsages, NameConstraints, PrivateKey, Template, Validity,
+    certificates_from_pem, self_sign,
+};
 use common::namespaced;
 use common::volume::{Node, OWNER, id, payload};
 use nix::errno::Errno;
@@ -21,16 +29,124 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::stat::Mode;
 
-/// Writes files that all say `number`.
+/// Writes files that all say `number`, for tests that look at nothing but whole writes.
 fn write(volume: &Volume, number: usize) {
     let text = number.to_string();
     let files = payload(&[("tls.crt", &text), ("tls.key", &text), ("ca.crt", &text)]);
     volume.write(&files, text.as_bytes(), &OWNER).unwrap();
 }
 
-/// What certificate and key say to a reader who opened `..data` once; `None` where the next write
-/// removed them while the reader was held up, as in kubelet's own volumes.
-fn read_pair(directory: &OwnedFd) -> Option<(String, String)> {
+/// Set for a process that reads, to the target path that it reads.
+const READER: &str = "CERTMOUNT_TEST_READER";
+
+/// How many renewals each reader must have seen.
+const ENOUGH: usize = 100;
+
+/// Longer than 1,000 renewals take on the slowest machine.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+#[test]
+fn a_reader_never_sees_a_certificate_and_a_key_that_differ() {
+    namespaced(|| {
+        if let Some(target) = std::env::var_os(READER) {
+            return read_until_told(Path::new(&target));
+        }
+        let node = Node::new();
+        let volume = node.open().create(&node.record("v")).unwrap();
+        let layout = layout();
+        renew(&volume, &layout);
+        volume.mount_on(&node.target("v")).unwrap();
+        let target = node.target("v").as_path().to_owned();
+
+        let (told, enough) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let mut readers = Vec::new();
+        for read in [through_the_link, by_name] {
+            let (target, told, enough) = (target.clone(), Arc::clone(&told), Arc::clone(&enough));
+            readers.push(thread::spawn(move || {
+                observe(&[read], &target, &told, || {
+                    enough.fetch_add(1, Ordering::Relaxed);
+                });
+            }));
+        }
+        let mut inputs = Vec::new();
+        for _ in 0..2 {
+            let mut reader = reader_process(&target);
+            inputs.push(reader.stdin.take());
+            let (said, enough) = (reader.stdout.take().unwrap(), Arc::clone(&enough));
+            readers.push(thread::spawn(move || {
+                let said: Vec<_> = BufReader::new(said)
+                    .lines()
+                    .map(Result::unwrap)
+                    .inspect(|line| {
+                        enough.fetch_add(usize::from(line.ends_with(STARTED)), Ordering::Relaxed);
+                    })
+                    .collect();
+                let status = reader.wait().unwrap();
+                assert!(status.success(), "{status}: {said:#?}");
+            }));
+        }
+
+        let began = Instant::now();
+        let mut renewals = 0;
+        // Until the readers saw enough of them, however all are scheduled.
+        while renewals < 1_000 || enough.load(Ordering::Relaxed) < readers.len() {
+            assert!(!readers.iter().any(JoinHandle::is_finished), "a reader failed");
+            assert!(began.elapsed() < PATIENCE, "the readers see next to nothing");
+            renew(&volume, &layout);
+            renewals += 1;
+        }
+        told.store(true, Ordering::Relaxed);
+        drop(inputs);
+        for reader in readers {
+            reader.join().unwrap();
+        }
+        let last = through_the_link(&target).expect("nothing is written any more");
+        assert_eq!(last, by_name(&target).unwrap());
+    });
+}
+
+/// The files that a volume has where its pod says nothing of them.
+fn layout() -> FileLayout {
+    let mut layout = FileLayout::default();
+    for (name, content) in [
+        ("tls.crt", FileContent::CertificateChain),
+        ("tls.key", FileContent::PrivateKey(KeyEncoding::Pkcs8)),
+        ("ca.crt", FileContent::TrustAnchors),
+    ] {
+        layout.insert(FileName::try_from(name).unwrap(), content).unwrap();
+    }
+    layout
+}
+
+/// Puts a new key, its certificate and its trust anchor into the volume, as the renewer does.
+fn renew(volume: &Volume, layout: &FileLayout) {
+    let key = Arc::new(PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap());
+    let template = Template {
+        subject: DistinguishedName::default(),
+        subject_alt_names: vec![GeneralName::dns("web.shop.svc").unwrap()],
+        usages: KeyUsages::default(),
+        basic_constraints: BasicConstraints::EndEntity,
+        name_constraints: NameConstraints::default(),
+    };
+    let (now, hour) = (Clock::system().now(), Duration::from_secs(3600));
+    let validity = Validity { not_before: now, not_after: now + hour };
+    let leaf = self_sign(&template, &key, validity, &AuthorityInformation::default()).unwrap();
+    let issued = Issued { chain: vec![leaf.clone()], trust_anchors: vec![leaf] };
+    let bundle = Bundle::new(key, issued, &template, hour, now).unwrap();
+    volume.write(&layout.render(&bundle).unwrap(), &bundle.to_state(), &OWNER).unwrap();
+}
+
+/// What a reader has: certificate, key, and trust anchors.
+type Files = [Vec<u8>; 3];
+
+const NAMES: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
+
+/// A way to read the files, and what it promises when it answers: that they belong together.
+type Read = fn(&Path) -> Option<Files>;
+
+/// Opens `..data` once. `None` where the next renewal removed the files while the reader was held
+/// up, as in kubelet's own volumes: to be tried again.
+fn through_the_link(target: &Path) -> Option<Files> {
     let open = |directory: &OwnedFd, name, flags| match openat(
         directory,
         name,
@@ -40,46 +156,78 @@ fn read_pair(directory: &OwnedFd) -> Option<(String, String)> {
         Err(Errno::ENOENT) => None,
         opened => Some(opened.unwrap()),
     };
-    let current = open(directory, "..data", OFlag::O_DIRECTORY)?;
+    let target: OwnedFd = File::open(target).unwrap().into();
+    let current = open(&target, "..data", OFlag::O_DIRECTORY)?;
     let read = |name| {
-        let file = open(&current, name, OFlag::O_RDONLY)?;
-        let mut text = String::new();
-        File::from(file).read_to_string(&mut text).unwrap();
-        Some(text)
+        let mut bytes = Vec::new();
+        File::from(open(&current, name, OFlag::O_RDONLY)?).read_to_end(&mut bytes).unwrap();
+        Some(bytes)
     };
-    Some((read("tls.crt")?, read("tls.key")?))
+    Some([read(NAMES[0])?, read(NAMES[1])?, read(NAMES[2])?])
 }
 
-#[test]
-fn a_reader_never_sees_a_certificate_and_a_key_that_differ() {
-    namespaced(|| {
-        let node = Node::new();
-        let volume = node.published(&node.open(), "v");
-        write(&volume, 0);
-        let target: OwnedFd = File::open(node.target("v").as_path()).unwrap().into();
-        let seen = Arc::new(AtomicUsize::new(0));
-        let writer = std::thread::spawn({
-            let seen = Arc::clone(&seen);
-            // Until the reader saw enough of them, however the two are scheduled.
-            move || {
-                let mut numbers = 1..;
-                while numbers.start <= 1_000 || seen.load(Ordering::Relaxed) < 100 {
-                    write(&volume, numbers.next().unwrap());
-                }
-                numbers.start - 1
-            }
-        });
-        let mut last = None;
-        while !writer.is_finished() {
-            let Some((certificate, key)) = read_pair(&target) else { continue };
-            assert_eq!(certificate, key);
-            let pair = Some(certificate);
-            seen.fetch_add(usize::from(last != pair), Ordering::Relaxed);
-            last = pair;
+/// Reads one name after the other, as most applications do. Each leads to a whole file, or for the
+/// instant of a swap to nothing; but only where `..data` stayed the same meanwhile are they of one
+/// renewal.
+fn by_name(target: &Path) -> Option<Files> {
+    let before = fs::read_link(target.join("..data")).unwrap();
+    let read = |name| match fs::read(target.join(name)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        read => Some(read.unwrap()),
+    };
+    let files = [read(NAMES[0])?, read(NAMES[1])?, read(NAMES[2])?];
+    for (name, file) in NAMES.iter().zip(&files) {
+        assert!(file.ends_with(b"-----\n"), "{name} is not whole");
+    }
+    (fs::read_link(target.join("..data")).unwrap() == before).then_some(files)
+}
+
+/// Reads until it is told to stop, and calls `enough` once it has seen many renewals.
+fn observe(ways: &[Read], target: &Path, told: &AtomicBool, enough: impl FnOnce()) {
+    let mut enough = Some(enough);
+    let (mut seen, mut last) = (0, None);
+    for read in ways.iter().cycle() {
+        if told.load(Ordering::Relaxed) && enough.is_none() {
+            return;
         }
-        let number = writer.join().unwrap().to_string();
-        assert_eq!(read_pair(&target).unwrap(), (number.clone(), number));
+        let Some(files) = read(target) else { continue };
+        let leaf = assert_belong_together(&files);
+        seen += usize::from(last.as_ref() != Some(&leaf));
+        last = Some(leaf);
+        if seen >= ENOUGH
+            && let Some(enough) = enough.take()
+        {
+            enough();
+        }
+    }
+}
+
+/// Key, certificate and trust anchors are of one renewal; answers the certificate.
+fn assert_belong_together([certificate, key, anchors]: &Files) -> Certificate {
+    let leaf = certificates_from_pem(certificate).unwrap().remove(0);
+    let key = PrivateKey::from_pem(key).unwrap();
+    assert_eq!(leaf.public_key_info(), key.public_key_info(), "another's key");
+    let anchors = certificates_from_pem(anchors).unwrap();
+    assert!(leaf.is_signed_by(&anchors[0]), "another's trust anchor");
+    leaf
+}
+
+fn reader_process(target: &Path) -> Child {
+    let test = "a_reader_never_sees_a_certificate_and_a_key_that_differ";
+    again(test).env(READER, target).stdin(Stdio::piped()).spawn().unwrap()
+}
+
+/// Reads both ways until standard input ends, and says when it has seen enough.
+fn read_until_told(target: &Path) {
+    let told = Arc::new(AtomicBool::new(false));
+    thread::spawn({
+        let told = Arc::clone(&told);
+        move || {
+            let _ = io::stdin().read_to_end(&mut Vec::new());
+            told.store(true, Ordering::Relaxed);
+        }
     });
+    observe(&[through_the_link, by_name], target, &told, started);
 }
 
 #[test]
@@ -233,19 +381,21 @@ fn whole(volume: &Volume, data: &Path) -> Option<usize> {
 /// Starts `test` again as the process that works on `root`, and kills it a moment after it began;
 /// another moment in each `round`.
 fn kill_after(test: &str, root: &Path, round: u64) {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture", "--test-threads=1"])
-        .env(WRITER, root)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = again(test).env(WRITER, root).spawn().unwrap();
     let out = BufReader::new(child.stdout.take().unwrap());
     let began = out.lines().map(Result::unwrap).any(|line| line.ends_with(STARTED));
-    std::thread::sleep(Duration::from_micros(round * 37 % 1_000));
+    thread::sleep(Duration::from_micros(round * 37 % 1_000));
     child.kill().unwrap();
     let status = child.wait().unwrap();
     let killed = std::os::unix::process::ExitStatusExt::signal(&status) == Some(9);
     assert!(began && killed, "the writer ended by itself: {status}");
+}
+
+/// This program once more, for `test` alone.
+fn again(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([test, "--exact", "--nocapture", "--test-threads=1"]).stdout(Stdio::piped());
+    command
 }
 
 const STARTED: &str = "started";

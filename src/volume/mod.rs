@@ -263,7 +263,8 @@ impl Volume {
         self.writer()?.write(&files, state, ownership, Clock::system().now())
     }
 
-    /// The state that belongs to the files now visible; `None` before the first write.
+    /// The state that belongs to the files now visible; `None` before the first write, and where
+    /// files or state were lost.
     pub fn state(&self) -> Result<Option<Zeroizing<Vec<u8>>>> {
         self.writer()?.state()
     }

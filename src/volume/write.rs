@@ -14,6 +14,10 @@
 //! steps leaves the old files with the old state or the new with the new, and what it leaves
 //! besides is swept away by the next write or by [`sweep`].
 //!
+//! What readers may count on: below one resolved `..data` everything belongs together, and is gone
+//! after the next write at the earliest. A name opened by itself is a whole file of the one write or
+//! the other, or for the instant of a swap nothing, as in kubelet's own volumes.
+//!
 //! Nothing is synced: a tmpfs has nothing to sync to.
 
 use std::collections::BTreeSet;
@@ -45,6 +49,9 @@ pub(super) const DIRECTORY_MODE: u32 = 0o755;
 
 const CURRENT: &str = "..data";
 const NEXT: &str = "..data_tmp";
+
+/// What opening a directory that is not there comes to.
+const LOST: [io::ErrorKind; 2] = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
 
 impl Writer {
     /// A writer of files to `data`, with their states in `states`.
@@ -94,14 +101,12 @@ impl Writer {
         Ok(())
     }
 
-    /// The state that belongs to the files now visible; `None` before the first write.
+    /// The state that belongs to the files now visible; `None` before the first write, and where
+    /// files or state were lost.
     pub(super) fn state(&self) -> Result<Option<Zeroizing<Vec<u8>>>> {
-        let Some(current) = self.data.link_target(OsStr::new(CURRENT))? else { return Ok(None) };
-        match self.states.read(&current)? {
-            None => {
-                Err(self.states.error("read", &current)(io::Error::from(io::ErrorKind::NotFound)))
-            }
-            state => Ok(state),
+        match self.current()? {
+            Some(current) => self.states.read(&current),
+            None => Ok(None),
         }
     }
 
@@ -115,9 +120,19 @@ impl Writer {
         links.difference(&present).try_for_each(|name| self.data.remove(name))
     }
 
+    /// Where `..data` points. A link that leads to nothing is damage that the next write mends.
+    fn current(&self) -> Result<Option<OsString>> {
+        let Some(current) = self.data.link_target(OsStr::new(CURRENT))? else { return Ok(None) };
+        match self.data.open_directory(&current) {
+            Ok(_) => Ok(Some(current)),
+            Err(error) if LOST.contains(&error.source.kind()) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What is visible, once the leavings of earlier writes are removed.
     fn survey(&self) -> Result<Visible> {
-        let current = self.data.link_target(OsStr::new(CURRENT))?;
+        let current = self.current()?;
         let mut links = BTreeSet::new();
         for name in self.data.names()? {
             if name == CURRENT || Some(&name) == current.as_ref() {
@@ -126,6 +141,12 @@ impl Writer {
             match name.as_bytes().starts_with(b"..") {
                 true => self.discard(&name)?,
                 false => drop(links.insert(name)),
+            }
+        }
+        if current.is_none() {
+            // Of files that were lost; those of leavings went with them.
+            for name in self.states.names()? {
+                self.states.remove(&name)?;
             }
         }
         Ok(Visible { current, links })

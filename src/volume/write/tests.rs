@@ -210,12 +210,37 @@ fn a_crash_before_the_first_write_counts_leaves_an_empty_volume() {
 }
 
 #[test]
-fn a_lost_state_is_an_error_that_names_the_file() {
+fn a_lost_state_is_none_and_the_next_write_brings_one() {
     let world = World::new();
     world.write(&[("a", "1")], "one").unwrap();
-    let state = world.directory.path().join("state").join(world.current());
-    fs::remove_file(&state).unwrap();
-    assert_eq!(world.writer.state().unwrap_err().path, state);
+    fs::remove_file(world.directory.path().join("state").join(world.current())).unwrap();
+    assert_eq!(world.state(), None);
+    world.write(&[("a", "1")], "two").unwrap();
+    assert_eq!(world.state().unwrap(), "two");
+    world.current();
+}
+
+/// Nothing of ours leaves such a link, but a volume must not be lost to one.
+#[test]
+fn lost_files_are_written_again() {
+    let damages: [fn(&World, PathBuf); 2] = [
+        |_, files| fs::remove_dir_all(files).unwrap(),
+        |world, files| {
+            fs::remove_dir_all(&files).unwrap();
+            fs::File::create(&files).unwrap();
+            assert_eq!(world.state(), None);
+        },
+    ];
+    for damage in damages {
+        let world = World::new();
+        world.write(&[("a", "1"), ("old", "x")], "one").unwrap();
+        damage(&world, world.data(&world.current()));
+        assert_eq!(world.state(), None);
+        world.write(&[("a", "1")], "two").unwrap();
+        assert_eq!(world.seen(), [pair("a", "1")]);
+        assert_eq!(world.state().unwrap(), "two");
+        world.current();
+    }
 }
 
 #[test]
