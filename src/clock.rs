@@ -51,10 +51,14 @@ impl Clock {
             if now < from || now >= until {
                 return;
             }
-            let left = Duration::try_from(until.duration_since(now)).unwrap_or_default();
-            tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
+            tokio::time::sleep(between(now, until).min(LONGEST_SLEEP)).await;
         }
     }
+}
+
+/// The time from `earlier` to `later`; nothing if they are the other way round.
+pub fn between(earlier: Timestamp, later: Timestamp) -> Duration {
+    Duration::try_from(later.duration_since(earlier)).unwrap_or_default()
 }
 
 impl fmt::Debug for Clock {

@@ -23,8 +23,9 @@ use certmount::volume::Volumes;
 use certmount::x509::{AuthorityInformation, Issued, Validity, self_sign};
 use common::namespaced_async;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request};
+use tonic::{Code, Request, Status};
 
 #[test]
 fn the_answer_comes_before_the_caller_s_deadline_and_the_work_goes_on() {
@@ -55,11 +56,7 @@ fn a_caller_who_hangs_up_stops_nothing() {
     namespaced_async(|| async {
         let node = Node::start();
         let (kubelet, volume) = (node.kubelet(), volume());
-        let publish = tokio::spawn({
-            let (kubelet, volume) = (kubelet.clone(), volume.clone());
-            async move { kubelet.publish(&volume).await }
-        });
-        node.until_asked().await;
+        let publish = node.start_publish().await;
         publish.abort();
         assert!(publish.await.unwrap_err().is_cancelled());
 
@@ -79,11 +76,7 @@ fn an_unpublish_ends_the_wait_and_leaves_nothing() {
     namespaced_async(|| async {
         let node = Node::start();
         let (kubelet, volume) = (node.kubelet(), volume());
-        let publish = tokio::spawn({
-            let (kubelet, volume) = (kubelet.clone(), volume.clone());
-            async move { kubelet.publish(&volume).await }
-        });
-        node.until_asked().await;
+        let publish = node.start_publish().await;
         kubelet.unpublish(&volume).await.unwrap();
         let status = publish.await.unwrap().unwrap_err();
         assert_eq!(status.code(), Code::Unavailable, "{status}");
@@ -95,9 +88,7 @@ fn an_unpublish_ends_the_wait_and_leaves_nothing() {
 fn a_shutdown_answers_those_who_wait_and_is_not_held_up() {
     namespaced_async(|| async {
         let node = Node::start();
-        let (kubelet, volume) = (node.kubelet(), volume());
-        let publish = tokio::spawn(async move { kubelet.publish(&volume).await });
-        node.until_asked().await;
+        let publish = node.start_publish().await;
         let began = tokio::time::Instant::now();
         node.shutdown.cancel();
         let status = publish.await.unwrap().unwrap_err();
@@ -116,7 +107,7 @@ struct Node {
     /// How often the issuer was asked.
     asked: Arc<AtomicUsize>,
     shutdown: CancellationToken,
-    serving: tokio::task::JoinHandle<Result<(), certmount::csi::ServeError>>,
+    serving: JoinHandle<Result<(), certmount::csi::ServeError>>,
 }
 
 impl Node {
@@ -156,11 +147,14 @@ impl Node {
         Kubelet::new(path("kubelet"), path("csi.sock"))
     }
 
-    /// Returns when the issuer has a request.
-    async fn until_asked(&self) {
+    /// A publish of [`volume`] that the issuer has been asked for.
+    async fn start_publish(&self) -> JoinHandle<Result<PathBuf, Status>> {
+        let kubelet = self.kubelet();
+        let publish = tokio::spawn(async move { kubelet.publish(&volume()).await });
         while self.asked.load(Ordering::SeqCst) == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        publish
     }
 }
 

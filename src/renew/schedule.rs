@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest;
 
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, between};
 use crate::spec::request::{CertificateSpec, RenewBefore};
 use crate::spec::volume::VolumeId;
 use crate::x509::Validity;
@@ -94,17 +94,12 @@ pub(super) fn settling(validity: Validity, asked: Duration) -> Duration {
 /// The longest that [`settling`] takes.
 pub(super) const LONGEST_SETTLING: Duration = SPREAD_CAP.saturating_mul(2);
 
-/// The time from `earlier` to `later`, nothing if they are the other way round.
-pub(super) fn between(earlier: Timestamp, later: Timestamp) -> Duration {
-    Duration::try_from(later.duration_since(earlier)).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::renew::tests::spec;
+    use crate::spec::fixture::spec;
 
     const NOW: i64 = 1_800_000_000;
 

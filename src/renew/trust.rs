@@ -11,10 +11,7 @@ use std::time::Duration;
 
 use super::schedule::LONGEST_SETTLING;
 use crate::clock::Timestamp;
-use crate::x509::Certificate;
-
-/// More anchors than this are never written; the issuer's own come first.
-const MOST_ANCHORS: usize = 16;
+use crate::x509::{Certificate, MOST_TRUST_ANCHORS};
 
 /// Which anchors the leaves of this node chain to.
 #[derive(Debug, Default)]
@@ -101,7 +98,8 @@ pub(super) fn anchors(
             anchors.push(anchor.clone());
         }
     }
-    anchors.truncate(MOST_ANCHORS);
+    // The issuer's own come first.
+    anchors.truncate(MOST_TRUST_ANCHORS);
     anchors
 }
 
@@ -118,7 +116,7 @@ pub(super) fn contains(anchors: &[Certificate], anchor: &Certificate) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::renew::tests::spec;
+    use crate::spec::fixture::spec;
     use crate::x509::{
         AuthorityInformation, GeneralName, KeyAlgorithm, PrivateKey, Validity, self_sign,
     };

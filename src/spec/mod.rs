@@ -4,6 +4,8 @@
 //! declares, [`object`] for what an operator declares.
 
 pub mod attributes;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod layout;
 pub mod object;
 pub mod policy;

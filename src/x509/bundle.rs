@@ -19,7 +19,7 @@ use super::{
     KeyError, KeyUsage, PrivateKey, Template, Validity, certificates_from_pem, chain, chain_to_pem,
     pem,
 };
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, between};
 
 /// What an issuer returned, unchecked.
 #[derive(Clone, Debug)]
@@ -45,10 +45,20 @@ pub enum BundleError {
     /// Nothing came.
     #[error("the issuer returned no certificate")]
     Empty,
-    /// So many that building chains would take long.
-    #[error("the issuer returned {count} certificates; at most {MOST_CERTIFICATES} are accepted")]
+    /// A chain so long that putting it in order would take long.
+    #[error(
+        "the issuer returned a chain of {count} certificates; at most {LONGEST_CHAIN} are accepted"
+    )]
     TooMany {
-        /// Chain and anchors together.
+        /// How many came.
+        count: usize,
+    },
+    /// More trust anchors than a volume has room for.
+    #[error(
+        "the issuer has {count} trust anchors; at most {MOST_TRUST_ANCHORS} are accepted: leave out those that its certificates do not chain to"
+    )]
+    TooManyAnchors {
+        /// How many came.
         count: usize,
     },
     /// The certificate is for another key.
@@ -170,12 +180,14 @@ impl Bundle {
         now: Timestamp,
     ) -> Result<Self, BundleError> {
         let Issued { chain, trust_anchors } = issued;
-        let count = chain.len() + trust_anchors.len();
         if chain.is_empty() {
             return Err(BundleError::Empty);
         }
-        if count > MOST_CERTIFICATES {
-            return Err(BundleError::TooMany { count });
+        if chain.len() > LONGEST_CHAIN {
+            return Err(BundleError::TooMany { count: chain.len() });
+        }
+        if trust_anchors.len() > MOST_TRUST_ANCHORS {
+            return Err(BundleError::TooManyAnchors { count: trust_anchors.len() });
         }
         // Some CAs put the root first: the leaf is the one with our key.
         let is_ours =
@@ -253,7 +265,10 @@ impl Bundle {
 }
 
 /// More than any CA sends, and few enough to compare each with each.
-const MOST_CERTIFICATES: usize = 16;
+const LONGEST_CHAIN: usize = 16;
+
+/// The most trust anchors of one issuer or volume: more than all the roots that browsers trust.
+pub const MOST_TRUST_ANCHORS: usize = 200;
 
 /// How far the clocks of node and CA may differ: what issuers commonly backdate by.
 const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
@@ -398,11 +413,6 @@ fn broken(leaf: &Certificate, chain: &[Certificate]) -> BundleError {
     let failures = chain.iter().filter_map(|candidate| leaf.check_signed_by(candidate).err());
     let reason = failures.max().unwrap_or(SignatureError::OtherIssuer);
     BundleError::BrokenChain { subject: leaf.label(), issuer: leaf.issuer(), reason }
-}
-
-/// Nothing if `later` is not later.
-fn between(earlier: Timestamp, later: Timestamp) -> Duration {
-    Duration::try_from(later.duration_since(earlier)).unwrap_or_default()
 }
 
 fn span(duration: Duration) -> humantime::FormattedDuration {

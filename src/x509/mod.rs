@@ -18,7 +18,7 @@ mod pem;
 mod sign;
 mod usage;
 
-pub use bundle::{Bundle, BundleError, Issued};
+pub use bundle::{Bundle, BundleError, Issued, MOST_TRUST_ANCHORS};
 pub use certificate::{Certificate, CertificateError, SignatureError, Validity};
 pub use key::{KeyAlgorithm, KeyEncoding, KeyError, PrivateKey};
 pub use keystore::{

@@ -229,7 +229,7 @@ fn dash() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::volume::{IssuerRef, PodRef};
+    use crate::spec::fixture;
 
     fn now() -> Timestamp {
         Timestamp::from_second(1_700_000_000).unwrap()
@@ -240,17 +240,8 @@ mod tests {
         VolumeStatus {
             volume_id: "csi-1".to_owned().try_into().unwrap(),
             target_path: PathBuf::from("/pods/u/mount").try_into().unwrap(),
-            pod: PodRef {
-                namespace: "shop".to_owned(),
-                name: "web-0".to_owned(),
-                uid: "u".to_owned(),
-                service_account: "default".to_owned(),
-            },
-            issuer: IssuerRef {
-                group: "certmount.dev".to_owned(),
-                kind: "ClusterIssuer".to_owned(),
-                name: "local-ca".to_owned(),
-            },
+            pod: fixture::pod("shop", "web-0", "default"),
+            issuer: fixture::cluster_issuer("local-ca"),
             phase: Phase::Ready,
             names: vec!["dns:web.shop.svc".to_owned(), "ip:10.0.0.1".to_owned()],
             serial_number: Some("4f2a00112233445566".to_owned()),

@@ -6,9 +6,10 @@ use crate::issuer::{
     BuildError, HandleStore, IssuerSet, Issuers, Materials, Requester, SelfSigned, Surroundings,
     build,
 };
+use crate::spec::fixture::{pod, spec};
 use crate::spec::object::{self, IssuerObject, Object};
 use crate::spec::request::CertificateSpec;
-use crate::spec::volume::{IssuerRef, PodRef, VolumeId};
+use crate::spec::volume::VolumeId;
 use crate::x509::{
     BasicConstraints, Bundle, CertificationRequest, DistinguishedName, ExtendedKeyUsage,
     GeneralName, KeyAlgorithm, KeyUsage, KeyUsages, NameConstraints, Template, chain_to_pem,
@@ -76,24 +77,9 @@ fn ca(authority: CertificateAuthority) -> Ca {
 }
 
 fn asking_for(duration: Duration) -> CertificateSpec {
-    CertificateSpec {
-        issuer: IssuerRef {
-            group: "certmount.dev".to_owned(),
-            kind: "ClusterIssuer".to_owned(),
-            name: "ca".to_owned(),
-        },
-        template: Template {
-            subject: DistinguishedName::default(),
-            subject_alt_names: vec![GeneralName::dns("web.web.svc").unwrap()],
-            usages: KeyUsages::default(),
-            basic_constraints: BasicConstraints::EndEntity,
-            name_constraints: NameConstraints::default(),
-        },
-        duration,
-        key_algorithm: KeyAlgorithm::EcdsaP256,
-        renew_before: None,
-        reuse_private_key: false,
-    }
+    let mut spec = spec(duration.as_secs());
+    spec.template.subject_alt_names = vec![GeneralName::dns("web.web.svc").unwrap()];
+    spec
 }
 
 #[derive(Debug)]
@@ -114,12 +100,7 @@ async fn order(issuer: &dyn Issuer, spec: &CertificateSpec) -> Result<Bundle, Is
     let key = Arc::new(PrivateKey::generate(spec.key_algorithm).unwrap());
     let request = CertificationRequest::new(&spec.template, &key).unwrap();
     let volume = VolumeId::of_inline_volume("uid", "tls");
-    let pod = PodRef {
-        namespace: "web".to_owned(),
-        name: "web-0".to_owned(),
-        uid: "uid".to_owned(),
-        service_account: "default".to_owned(),
-    };
+    let pod = pod("web", "web-0", "default");
     let order = Order {
         requester: Requester::Volume { id: &volume, pod: &pod },
         spec,

@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use super::*;
 use crate::issuer::{HandleStore, IssueErrorKind, IssuerKey, IssuerSet, Issuers, Order, Requester};
 use crate::kubernetes::fake::FakeApi;
+use crate::spec::fixture;
 use crate::spec::request::CertificateSpec;
-use crate::spec::volume::{PodRef, VolumeId};
+use crate::spec::volume::VolumeId;
 use crate::x509::{
     BasicConstraints, CertificationRequest, DistinguishedName, ExtendedKeyUsage, GeneralName,
     Issued, KeyAlgorithm, KeyUsages, NameConstraints, PrivateKey, Template, Validity, chain_to_pem,
@@ -59,12 +60,7 @@ impl Volume {
     /// One attempt of the volume's task.
     async fn attempt(&self, issuers: &KubernetesIssuers) -> Result<Issued, IssueError> {
         let id = VolumeId::of_inline_volume("uid-1", "tls");
-        let pod = PodRef {
-            namespace: "shop".to_owned(),
-            name: "web-0".to_owned(),
-            uid: "uid-1".to_owned(),
-            service_account: "web".to_owned(),
-        };
+        let pod = fixture::pod("shop", "web-0", "web");
         self.attempt_for(Requester::Volume { id: &id, pod: &pod }, issuers).await
     }
 
@@ -76,10 +72,7 @@ impl Volume {
         let spec = CertificateSpec {
             issuer: self.issuer.clone(),
             template: template(),
-            duration: Duration::from_secs(7200),
-            key_algorithm: KeyAlgorithm::EcdsaP256,
-            renew_before: None,
-            reuse_private_key: false,
+            ..fixture::spec(7200)
         };
         let order = Order {
             requester,

@@ -5,12 +5,22 @@ use serde_json::Value;
 
 use super::*;
 use crate::kubernetes::fake::FakeApi;
-use crate::spec::volume::IssuerRef;
+use crate::spec::fixture;
 
 struct Bench {
     api: FakeApi,
     now: Arc<AtomicI64>,
     events: Events,
+}
+
+/// A report on one and the same volume.
+fn of_volume(outcome: Outcome) -> Report {
+    Report {
+        volume: VolumeId::of_inline_volume("uid-1", "tls"),
+        pod: fixture::pod("shop", "web-0", "web"),
+        issuer: fixture::cluster_issuer("ca"),
+        outcome,
+    }
 }
 
 const START: i64 = 1_800_000_000;
@@ -27,21 +37,7 @@ impl Bench {
 
     /// Reports `outcome`, and waits until what there is to write is written.
     async fn report(&self, outcome: Outcome) {
-        self.events.observe(&Report {
-            volume: VolumeId::of_inline_volume("uid-1", "tls"),
-            pod: PodRef {
-                namespace: "shop".to_owned(),
-                name: "web-0".to_owned(),
-                uid: "uid-1".to_owned(),
-                service_account: "web".to_owned(),
-            },
-            issuer: IssuerRef {
-                group: "certmount.dev".to_owned(),
-                kind: "ClusterIssuer".to_owned(),
-                name: "ca".to_owned(),
-            },
-            outcome,
-        });
+        self.events.observe(&of_volume(outcome));
         while self.events.0.capacity() < MOST_WAITING {
             tokio::task::yield_now().await;
         }
@@ -190,21 +186,7 @@ async fn nobody_waits_for_an_api_server_that_does_not_answer() {
     let bench = Bench::new();
     bench.api.refuse("POST events", 403, "events is forbidden");
     for _ in 0..(2 * MOST_WAITING) {
-        bench.events.observe(&Report {
-            volume: VolumeId::of_inline_volume("uid-1", "tls"),
-            pod: PodRef {
-                namespace: "shop".to_owned(),
-                name: "web-0".to_owned(),
-                uid: "uid-1".to_owned(),
-                service_account: "web".to_owned(),
-            },
-            issuer: IssuerRef {
-                group: "certmount.dev".to_owned(),
-                kind: "ClusterIssuer".to_owned(),
-                name: "ca".to_owned(),
-            },
-            outcome: issued(true),
-        });
+        bench.events.observe(&of_volume(issued(true)));
     }
     assert_eq!(bench.events.0.capacity(), 0);
     tokio::time::sleep(Duration::from_secs(1)).await;

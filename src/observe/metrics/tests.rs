@@ -4,6 +4,7 @@ use prometheus_client::encoding::text::encode;
 
 use super::*;
 use crate::issuer::IssueErrorKind;
+use crate::spec::fixture;
 use crate::spec::volume::VolumeId;
 
 /// A ready volume of pod `name` in namespace `shop`.
@@ -28,17 +29,8 @@ pub(crate) fn volume(name: &str) -> VolumeStatus {
 fn report(pod: &str, outcome: Outcome) -> Report {
     Report {
         volume: VolumeId::try_from(format!("csi-{pod}")).unwrap(),
-        pod: PodRef {
-            namespace: "shop".to_owned(),
-            name: pod.to_owned(),
-            uid: "u".to_owned(),
-            service_account: "default".to_owned(),
-        },
-        issuer: IssuerRef {
-            group: "certmount.dev".to_owned(),
-            kind: "ClusterIssuer".to_owned(),
-            name: "local-ca".to_owned(),
-        },
+        pod: fixture::pod("shop", pod, "default"),
+        issuer: fixture::cluster_issuer("local-ca"),
         outcome,
     }
 }

@@ -8,11 +8,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Installed, Origin, Progress, SharedRequest, SharedTarget, abandoned, lock};
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, between};
 use crate::error::with_causes;
 use crate::issuer::{IssueError, IssueErrorKind, Issuer};
 use crate::renew::backoff::{self, Stake};
-use crate::renew::schedule::{self, Seed};
+use crate::renew::schedule::Seed;
 use crate::renew::{NotReady, Outcome, Shared, Subject, blocking};
 use crate::spec::request::PublishRequest;
 use crate::volume::{Record, Volume, VolumeIoError};
@@ -175,8 +175,7 @@ impl Life {
         let now = self.shared.settings.clock.now();
         let installed = self.progress.borrow().installed.clone();
         let not_after = installed.map(|installed| installed.leaf.validity().not_after);
-        let stake =
-            not_after.map_or(Stake::First, |end| Stake::Renewal(schedule::between(now, end)));
+        let stake = not_after.map_or(Stake::First, |end| Stake::Renewal(between(now, end)));
         let retry_at = now + backoff::wait(error, self.failures, stake, self.seed);
         self.failures = self.failures.saturating_add(1);
         let message = with_causes(error);

@@ -231,6 +231,13 @@ fn an_answer_without_certificates_or_with_too_many_is_refused() {
     let many = Issued { chain, trust_anchors: Vec::new() };
     let error = check(&key, many, &template).unwrap_err();
     assert!(matches!(error, BundleError::TooMany { count: 17 }));
+    let chain = vec![sign(&ca, &template, &key)];
+    let anchors = |count| vec![ca.trust_anchors()[0].clone(); count];
+    let all = Issued { chain: chain.clone(), trust_anchors: anchors(MOST_TRUST_ANCHORS) };
+    check(&key, all, &template).unwrap();
+    let many = Issued { chain, trust_anchors: anchors(MOST_TRUST_ANCHORS + 1) };
+    let error = check(&key, many, &template).unwrap_err();
+    assert!(error.to_string().contains("201 trust anchors"), "{error}");
 }
 
 #[test]
