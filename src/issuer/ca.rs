@@ -9,8 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use zeroize::Zeroizing;
 
-use super::{IssueError, IssueErrorKind, Issuer, Order, default_usages, later};
-use crate::clock::{Clock, Timestamp};
+use super::{IssueError, IssueErrorKind, Issuer, Order, default_usages, later, sign_with};
+use crate::clock::{Clock, Timestamp, between};
 use crate::spec::object::SecretObject;
 use crate::x509::{
     AuthorityInformation, Certificate, CertificateAuthority, CertificateError, Issued, KeyError,
@@ -101,7 +101,7 @@ impl Ca {
         let end = life.not_after();
         let last = end.saturating_sub(Duration::from_secs(1)).unwrap_or(end);
         let not_after = later(now, wanted).min(last);
-        let left = Duration::try_from(not_after.duration_since(now)).unwrap_or_default();
+        let left = between(now, not_after);
         if left < wanted && left < SHORTEST_LIFE.min(wanted / 10) {
             let message = format!(
                 "the CA certificate {:?} expires at {}, too soon to sign anything: replace it",
@@ -121,16 +121,17 @@ impl Issuer for Ca {
         let validity = self.validity(order.spec.duration)?;
         let template = default_usages(&order.spec.template);
         let public_key = order.key.public_key_info();
-        let leaf = self
-            .authority
-            .sign(&template, public_key, validity, &self.information)
-            .map_err(|error| {
-                let kind = match error {
-                    SignError::NameNotAllowed { .. } => IssueErrorKind::Denied,
-                    _ => IssueErrorKind::Config,
-                };
-                IssueError::new(kind, "the CA cannot sign this certificate").caused_by(error)
-            })?;
+        let authority = &self.authority;
+        let leaf = sign_with(authority.key_algorithm(), || {
+            authority.sign(&template, public_key, validity, &self.information)
+        })
+        .map_err(|error| {
+            let kind = match error {
+                SignError::NameNotAllowed { .. } => IssueErrorKind::Denied,
+                _ => IssueErrorKind::Config,
+            };
+            IssueError::new(kind, "the CA cannot sign this certificate").caused_by(error)
+        })?;
         let mut chain = vec![leaf];
         chain.extend_from_slice(self.authority.intermediates());
         Ok(Issued { chain, trust_anchors: self.authority.trust_anchors().to_vec() })
@@ -205,9 +206,8 @@ impl CaLife {
             return Some(message);
         }
         let Validity { not_before, not_after } = self.ends_first.validity();
-        let lifetime = Duration::try_from(not_after.duration_since(not_before)).ok()?;
-        let left = Duration::try_from(not_after.duration_since(now)).ok()?;
-        (left < WARN_BEFORE_END.min(lifetime / 3)).then(|| {
+        let early = WARN_BEFORE_END.min(between(not_before, not_after) / 3);
+        (between(now, not_after) < early).then(|| {
             format!(
                 "the CA certificate {:?} expires at {not_after}, and nothing that it signs lives \
                  longer: replace it",

@@ -15,6 +15,7 @@ use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 pub use build::{BuildError, Materials, Surroundings, build};
 pub use ca::{Ca, CaError, CaLimits, CaMaterial};
@@ -27,7 +28,8 @@ use crate::clock::Timestamp;
 use crate::spec::request::CertificateSpec;
 use crate::spec::volume::{PodRef, VolumeId};
 use crate::x509::{
-    Certificate, CertificationRequest, Issued, KeyUsage, KeyUsages, PrivateKey, Template,
+    Certificate, CertificationRequest, Issued, KeyAlgorithm, KeyUsage, KeyUsages, PrivateKey,
+    Template,
 };
 
 /// A certificate authority, or the way to one.
@@ -110,6 +112,17 @@ pub trait HandleStore: fmt::Debug + Send + Sync {
     fn load(&self) -> Option<String>;
     /// Saves the handle; it is dropped with the key, when a certificate for it is in the volume.
     fn save(&self, handle: &str) -> std::io::Result<()>;
+}
+
+/// Signs with a key of `algorithm`. RSA takes milliseconds for it, in which the other tasks of this
+/// thread go on elsewhere.
+fn sign_with<T>(algorithm: KeyAlgorithm, sign: impl FnOnce() -> T) -> T {
+    let elsewhere = Handle::try_current()
+        .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+    match algorithm.is_slow() && elsewhere {
+        true => tokio::task::block_in_place(sign),
+        false => sign(),
+    }
 }
 
 /// `template` with the usages that cert-manager gives where none are asked for.

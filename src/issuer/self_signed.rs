@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{IssueError, IssueErrorKind, Issuer, Order, default_usages, later};
+use super::{IssueError, IssueErrorKind, Issuer, Order, default_usages, later, sign_with};
 use crate::clock::Clock;
 use crate::x509::{AuthorityInformation, Issued, Validity, self_sign};
 
@@ -37,11 +37,13 @@ impl Issuer for SelfSigned {
             not_after: later(now, order.spec.duration),
         };
         let template = default_usages(&order.spec.template);
-        let leaf =
-            self_sign(&template, order.key, validity, &self.information).map_err(|error| {
-                let message = "the certificate cannot be signed by its own key";
-                IssueError::new(IssueErrorKind::Config, message).caused_by(error)
-            })?;
+        let leaf = sign_with(order.key.algorithm(), || {
+            self_sign(&template, order.key, validity, &self.information)
+        })
+        .map_err(|error| {
+            let message = "the certificate cannot be signed by its own key";
+            IssueError::new(IssueErrorKind::Config, message).caused_by(error)
+        })?;
         Ok(Issued { chain: vec![leaf.clone()], trust_anchors: vec![leaf] })
     }
 }

@@ -47,7 +47,8 @@ pub enum KeyAlgorithm {
 }
 
 impl KeyAlgorithm {
-    /// Whether making a key takes long enough to be done one at a time, off the async threads.
+    /// Whether making a key takes long enough to be done one at a time, and signing with it too long
+    /// for async threads.
     pub fn is_slow(self) -> bool {
         matches!(self, Self::Rsa2048 | Self::Rsa3072 | Self::Rsa4096 | Self::Rsa8192)
     }

@@ -15,7 +15,7 @@ use x509_cert::time::Time;
 
 use super::extension::{certificate_extensions, constraints, key_identifier, subject_alt_names};
 use super::{
-    BasicConstraints, Certificate, CertificateError, GeneralName, KeyError, KeyUsage,
+    BasicConstraints, Certificate, CertificateError, GeneralName, KeyAlgorithm, KeyError, KeyUsage,
     NameConstraints, NameNotAllowed, PrivateKey, Template, Validity, chain, key, pem,
 };
 use crate::clock::Timestamp;
@@ -223,6 +223,11 @@ impl CertificateAuthority {
     /// The signing CA's own certificate.
     pub fn certificate(&self) -> &Certificate {
         &self.certificate
+    }
+
+    /// The kind of the key that it signs with.
+    pub fn key_algorithm(&self) -> KeyAlgorithm {
+        self.key.algorithm()
     }
 
     /// What belongs between a leaf and the trust anchor: the signing CA unless it is a root, then on.
