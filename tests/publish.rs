@@ -7,7 +7,9 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use certmount::csi::client::{InlineVolume, Kubelet, is_final};
 use certmount::csi::proto::csi::volume_capability::access_mode::Mode;
@@ -18,6 +20,7 @@ use certmount::csi::proto::csi::{
 };
 use common::{Plugin, namespaced_async};
 use nix::mount::{MsFlags, mount};
+use nix::sys::signal::Signal;
 use tonic::{Code, Status};
 
 /// `volumeAttributes` that the ClusterIssuer of [`Plugin::start`] answers.
@@ -180,6 +183,62 @@ spec: { selfSigned: {} }
             published = kubelet.publish(&volume).await;
         }
         assert!(published.unwrap().join("tls.crt").exists());
+    });
+}
+
+#[test]
+fn what_is_odd_about_a_volume_is_logged_once_however_often_kubelet_asks() {
+    namespaced_async(|| async {
+        let plugin = Plugin::start();
+        let kubelet = plugin.kubelet();
+        let mut volume = InlineVolume::new("shop", "web-0", &ATTRIBUTES);
+        volume.attributes.insert("certmount.dev/issuer-name".into(), "late".into());
+        volume.attributes.insert("csi.cert-manager.io/odd".into(), "1".into());
+        for _ in 0..3 {
+            let status = kubelet.publish(&volume).await.unwrap_err();
+            assert_eq!(status.code(), Code::Unavailable);
+        }
+        let log = plugin.log();
+        assert_eq!(log.matches("csi.cert-manager.io/odd is not an attribute").count(), 1, "{log}");
+    });
+}
+
+#[test]
+fn the_driver_ends_in_two_seconds_whoever_holds_on_to_it() {
+    namespaced_async(|| async {
+        let mut plugin = Plugin::start();
+        // It is let in before kubelet, and never says anything.
+        let silent = UnixStream::connect(plugin.socket()).unwrap();
+        let volume = InlineVolume::new("shop", "web-0", &ATTRIBUTES);
+        let target = plugin.kubelet().publish(&volume).await.unwrap();
+        let began = Instant::now();
+        let ended = plugin.terminate();
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        assert!(ended.success(), "{ended}; the log is\n{}", plugin.log());
+        assert!(target.join("tls.crt").exists(), "the volume is gone");
+        drop(silent);
+    });
+}
+
+#[test]
+fn a_second_signal_ends_the_driver_at_once() {
+    namespaced_async(|| async {
+        let mut plugin = Plugin::start();
+        let silent = UnixStream::connect(plugin.socket()).unwrap();
+        let volume = InlineVolume::new("shop", "web-0", &ATTRIBUTES);
+        let target = plugin.kubelet().publish(&volume).await.unwrap();
+        plugin.signal(Signal::SIGTERM);
+        plugin.wait("it begins to end", || plugin.log().contains("shutting down"));
+        plugin.signal(Signal::SIGINT);
+        let ended = plugin.ended();
+        assert_eq!(ended.code(), Some(1), "{ended}; the log is\n{}", plugin.log());
+        assert!(plugin.log().contains("stopped at once by a second signal"), "{}", plugin.log());
+        assert!(target.join("tls.crt").exists(), "the volume is gone");
+        drop(silent);
+
+        plugin.restart();
+        plugin.kubelet().unpublish(&volume).await.unwrap();
+        assert_eq!(plugin.leftovers(), [] as [PathBuf; 0]);
     });
 }
 

@@ -253,8 +253,9 @@ fn nothing_that_the_driver_prints_holds_a_secret() {
         plugin.restart();
         kubelet.publish(&good).await.unwrap();
         kubelet.unpublish(&good).await.unwrap();
-        assert!(plugin.terminate().success());
+        let ended = plugin.terminate();
         let log = plugin.log();
+        assert!(ended.success(), "{ended}; the log is\n{log}");
         for part in ["\"TRACE\"", "\"h2::", "certificate issued", "volume removed", "broken.yaml"] {
             assert!(log.contains(part), "the log is too quiet to be searched: no {part} in\n{log}");
         }

@@ -29,6 +29,8 @@ use certmount::x509::{
     certificates_from_pem, self_sign,
 };
 use common::namespaced;
+use nix::mount::{MsFlags, mount, umount};
+use p12_keystore::{KeyStore, Pkcs12ImportPolicy};
 use tokio::sync::{mpsc, watch};
 
 /// Long enough that jitter and steps of the clock are small beside it.
@@ -404,6 +406,92 @@ fn a_failure_to_replace_trust_anchors_is_over_when_they_are_replaced() {
 }
 
 #[test]
+fn a_volume_that_lost_its_files_or_state_is_given_new_ones() {
+    in_world(async |world| {
+        let volume = world.publish("web", &[("reuse-private-key", "true")]).await;
+        let folder = world.directory.path().join("data").join(volume.as_str());
+        let current = || fs::read_link(folder.join("data/..data")).unwrap();
+        let damages: [&dyn Fn(); 2] =
+            [&|| fs::remove_dir_all(folder.join("data").join(current())).unwrap(), &|| {
+                fs::remove_file(folder.join("state").join(current())).unwrap()
+            }];
+        for (renewals, damage) in (1..).zip(damages) {
+            let serial = world.status(&volume).serial_number;
+            damage();
+            world.sleep(HOUR * 70 / 100).await;
+            let status = world.status(&volume);
+            assert_eq!((status.renewals, status.last_error), (renewals, None));
+            assert_ne!(Some(world.leaf(&volume).serial_number()), serial);
+        }
+        let key = world.key(&volume);
+        world.sleep(HOUR * 70 / 100).await;
+        assert_eq!(world.key(&volume), key, "there is a key again to be kept");
+    });
+}
+
+#[test]
+fn a_new_password_is_for_the_next_renewal_and_a_bad_one_makes_no_certificate() {
+    in_world(async |world| {
+        let record = |name: &str, password: &str| {
+            let attributes = [("pkcs12-enable", "true"), ("pkcs12-password-key", "p12")];
+            let password = ("p12".to_owned(), password.to_owned().into());
+            world.record(name, &attributes, Secrets(BTreeMap::from([password])))
+        };
+        let volume = world.volume_id("web");
+        let opens = |password: &str| {
+            let file = world.read(&volume, "keystore.p12");
+            KeyStore::from_pkcs12(&file, password, Pkcs12ImportPolicy::Strict).is_ok()
+        };
+        world.submit(record("web", "first")).await.unwrap().unwrap();
+        world.submit(record("web", "second")).await.unwrap().unwrap();
+        assert!(opens("first") && !opens("second"), "a publish replaces no files");
+        for name in ["web", "other"] {
+            for bad in ["", "\u{1f511}"] {
+                let refused = record(name, bad).request(&node()).unwrap_err();
+                assert!(refused.message.contains("pkcs12-password-key"), "{refused}");
+            }
+        }
+        assert_eq!(world.ca.asked.load(Ordering::SeqCst), 1);
+        world.sleep(HOUR * 70 / 100).await;
+        assert!(opens("second") && !opens("first"), "the renewal has the new password");
+        let world = world.restart().await;
+        world.sleep(HOUR * 70 / 100).await;
+        let file = world.read(&volume, "keystore.p12");
+        KeyStore::from_pkcs12(&file, "second", Pkcs12ImportPolicy::Strict).unwrap();
+        assert_eq!(world.ca.asked.load(Ordering::SeqCst), 3);
+    });
+}
+
+#[test]
+fn what_is_left_of_a_forgotten_volume_is_reported() {
+    in_world(async |mut world| {
+        world.ca.failing.store(true, Ordering::SeqCst);
+        world.try_publish("web", &[]).await.unwrap_err();
+        // Kubelet made the folder, and it cannot be removed.
+        let target = world.target("web");
+        fs::create_dir(&target).unwrap();
+        let parent = target.parent().unwrap();
+        let none = None::<&str>;
+        mount(Some(parent), parent, none, MsFlags::MS_BIND, none).unwrap();
+        let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+        mount(none, parent, none, read_only, none).unwrap();
+        world.sleep(Duration::from_secs(700)).await;
+        let message = loop {
+            let report = world.reports.recv().await.expect("the renewer lives");
+            if let Outcome::NotRemoved { message } = report.outcome {
+                break message;
+            }
+        };
+        assert!(message.contains(target.to_str().unwrap()), "{message}");
+        assert!(world.renewer.volumes().is_empty());
+
+        umount(parent).unwrap();
+        world.unpublish("web").await;
+        world.assert_nothing_left();
+    });
+}
+
+#[test]
 fn a_large_key_holds_up_nobody() {
     in_world(async |world| {
         let rsa = |size| [("key-algorithm", "RSA"), ("key-size", size)];
@@ -506,7 +594,10 @@ impl World {
         name: &str,
         attributes: &[(&str, &str)],
     ) -> tokio::task::JoinHandle<Result<(), String>> {
-        let record = self.record(name, attributes);
+        self.submit(self.record(name, attributes, Secrets::default()))
+    }
+
+    fn submit(&self, record: Record) -> tokio::task::JoinHandle<Result<(), String>> {
         let request = record.request(&node()).unwrap();
         let publication = self.renewer.publish(request, record);
         tokio::spawn(async move {
@@ -516,11 +607,11 @@ impl World {
     }
 
     async fn unpublish(&self, name: &str) {
-        let request = self.record(name, &[]).request(&node()).unwrap();
+        let request = self.record(name, &[], Secrets::default()).request(&node()).unwrap();
         self.renewer.unpublish(&request.volume, &request.target).await.unwrap();
     }
 
-    fn record(&self, name: &str, attributes: &[(&str, &str)]) -> Record {
+    fn record(&self, name: &str, attributes: &[(&str, &str)], secrets: Secrets) -> Record {
         let mut all = BTreeMap::from(
             [
                 ("csi.storage.k8s.io/ephemeral", "true"),
@@ -549,7 +640,7 @@ impl World {
             volume_mount_group: "",
             pod_ip: None,
         };
-        Record::new(raw, true, Secrets::default())
+        Record::new(raw, true, secrets)
     }
 
     fn volume_id(&self, name: &str) -> VolumeId {

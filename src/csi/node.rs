@@ -34,15 +34,18 @@ impl NodeService {
         request: NodePublishVolumeRequest,
         deadline: Instant,
     ) -> Result<(), Status> {
-        let (request, record) = request::publish(request, &self.node)?;
-        let volume = request.volume.clone();
-        for warning in &request.warnings {
-            tracing::warn!(volume = %volume, pod = %name_of(&request.pod), warning, "volume attributes");
-        }
+        // Nobody has asked for the pod's address.
+        let (request, record) = request::publish(request, &self.node, None)?;
+        let (volume, pod) = (request.volume.clone(), name_of(&request.pod));
+        let warnings = request.warnings.clone();
         let publication = self
             .renewer
             .publish(request, record)
             .map_err(|error| status::of_publish_error(&error))?;
+        // Kubelet asks again and again while a volume waits for its certificate.
+        for warning in warnings.iter().filter(|_| publication.is_first()) {
+            tracing::warn!(%volume, pod, warning, "volume attributes");
+        }
         tokio::select! {
             biased;
             ready = publication.ready() => ready.map_err(|error| status::of_not_ready(&error)),

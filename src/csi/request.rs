@@ -1,6 +1,7 @@
 //! NodePublishVolume requests: from the wire to [`PublishRequest`] and [`Record`].
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use tonic::Status;
@@ -10,12 +11,12 @@ use super::proto::csi::volume_capability::access_mode::Mode;
 use super::proto::csi::volume_capability::{AccessType, MountVolume};
 use super::proto::csi::{NodePublishVolumeRequest, NodeUnpublishVolumeRequest, VolumeCapability};
 use super::status;
-use crate::spec::attributes;
 use crate::spec::request::{NodeContext, PublishRequest, RawRequest, Secrets};
 use crate::spec::volume::{TargetPath, VolumeId};
 use crate::volume::Record;
 
-/// Reads a publish request.
+/// Reads a publish request. `pod_ip` is the pod's address where anybody knows it: kubelet does not
+/// say.
 ///
 /// # Errors
 ///
@@ -23,6 +24,7 @@ use crate::volume::Record;
 pub(super) fn publish(
     request: NodePublishVolumeRequest,
     node: &NodeContext,
+    pod_ip: Option<IpAddr>,
 ) -> Result<(PublishRequest, Record), Status> {
     let NodePublishVolumeRequest {
         volume_id,
@@ -40,20 +42,20 @@ pub(super) fn publish(
         return Err(status::invalid("pod.spec.volumes[].csi.readOnly must be set to 'true'"));
     }
 
-    let attributes: BTreeMap<String, String> = volume_context.into_iter().collect();
+    let mut attributes: BTreeMap<String, String> = volume_context.into_iter().collect();
     let secrets = secrets.into_iter().map(|(key, value)| (key, Zeroizing::new(value)));
     let mut secrets = Secrets(secrets.collect());
+    secrets.take_from(&mut attributes);
     let raw = RawRequest {
         volume_id: &volume_id,
         target_path: &target_path,
         attributes: &attributes,
         volume_mount_group: &mount.volume_mount_group,
-        pod_ip: None,
+        pod_ip,
     };
     let parsed = PublishRequest::parse(raw, &secrets, node)
         .map_err(|error| status::of_request_error(&error))?;
-    let wanted = attributes::referenced_secret_keys(&attributes);
-    secrets.0.retain(|key, _| wanted.contains(&key.as_str()));
+    secrets.keep_referenced(&attributes);
     Ok((parsed, Record::new(raw, readonly, secrets)))
 }
 
@@ -159,7 +161,7 @@ mod tests {
         };
         bend(&mut request);
         let node = NodeContext { driver_name: "csi.certmount.dev".into(), node_name: "n".into() };
-        publish(request, &node)
+        publish(request, &node, None)
     }
 
     fn refused(bend: impl FnOnce(&mut NodePublishVolumeRequest)) -> (Code, String) {

@@ -99,7 +99,8 @@ impl Writer {
     async fn write(&mut self, report: &Report) {
         let issuer = &report.issuer;
         let words = match &report.outcome {
-            Outcome::Adopted => return,
+            // Its pod is gone.
+            Outcome::Adopted | Outcome::NotRemoved { .. } => return,
             Outcome::Unpublished => {
                 self.told.remove(&report.volume);
                 return;

@@ -94,7 +94,10 @@ impl Metrics {
                 let labels = FailureLabels { issuer, renewal: *renewal, reason: kind.reason() };
                 self.failures.get_or_create(&labels).inc();
             }
-            Outcome::TrustChanged | Outcome::Adopted | Outcome::Unpublished => {}
+            Outcome::TrustChanged
+            | Outcome::Adopted
+            | Outcome::NotRemoved { .. }
+            | Outcome::Unpublished => {}
         }
     }
 

@@ -67,6 +67,9 @@ fn log(report: &Report) {
             "{}",
             if *renewal { "certificate not renewed" } else { "no certificate yet" },
         ),
+        Outcome::NotRemoved { message } => {
+            tell!(warn, error = message, "a volume that kubelet forgot is left behind")
+        }
         Outcome::TrustChanged => tell!(info, "trust anchors replaced"),
         Outcome::Adopted => tell!(info, "volume taken over from an earlier process"),
         Outcome::Unpublished => tell!(info, "volume removed"),

@@ -11,8 +11,6 @@ mod backoff;
 mod schedule;
 mod status;
 mod task;
-#[cfg(test)]
-mod tests;
 mod trust;
 
 use std::collections::HashMap;
@@ -20,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use status::{Phase, VolumeStatus};
@@ -120,6 +119,11 @@ pub enum Outcome {
         /// When it will be renewed.
         renew_at: Timestamp,
     },
+    /// Kubelet forgot the volume, and what is left of it could not be removed.
+    NotRemoved {
+        /// Why not.
+        message: String,
+    },
     /// The trust anchors changed under a certificate that stays.
     TrustChanged,
     /// Gone.
@@ -171,6 +175,7 @@ pub struct NotReady {
 pub struct Publication {
     progress: watch::Receiver<Progress>,
     target: SharedTarget,
+    is_first: bool,
 }
 
 impl Renewer {
@@ -235,12 +240,12 @@ impl Renewer {
             Some(Slot::Removing(_)) => Err(PublishError::Busy(id)),
             Some(Slot::Live(task)) => {
                 task.attach(request, record)?;
-                Ok(Publication::of(task))
+                Ok(Publication::of(task, false))
             }
             None => {
                 self.shared.check_policy(&request)?;
                 let task = VolumeTask::spawn(&self.shared, request, record, Origin::New);
-                let publication = Publication::of(&task);
+                let publication = Publication::of(&task, true);
                 slots.volumes.insert(id, Slot::Live(task));
                 Ok(publication)
             }
@@ -277,9 +282,7 @@ impl Renewer {
         };
         let removal = self.shared.clone().remove(volume.clone(), target.clone(), task, done);
         // Detached, so that a caller who goes away does not leave a half-removed volume.
-        tokio::spawn(removal)
-            .await
-            .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        finished(tokio::spawn(removal)).await
     }
 
     /// How each volume does, ordered by namespace, pod and volume id.
@@ -332,8 +335,13 @@ impl Renewer {
 }
 
 impl Publication {
-    fn of(task: &VolumeTask) -> Self {
-        Self { progress: task.progress(), target: task.target() }
+    fn of(task: &VolumeTask, is_first: bool) -> Self {
+        Self { progress: task.progress(), target: task.target(), is_first }
+    }
+
+    /// Whether the volume is new with this publish, and not a retry or a call for a live volume.
+    pub fn is_first(&self) -> bool {
+        self.is_first
     }
 
     /// Returns when the volume is mounted with a certificate in it, or with the reason why not yet.
@@ -356,7 +364,7 @@ impl Shared {
     fn check_policy(&self, request: &PublishRequest) -> Result<(), PolicyDenied> {
         match self.settings.issuers.get(&request.certificate.issuer, &request.pod.namespace) {
             Some(Entry { policy: Some(policy), .. }) => {
-                policy.check(&request.pod, &request.certificate)
+                policy.check(&request.pod, request.pod_ip, &request.certificate)
             }
             _ => Ok(()),
         }
@@ -391,7 +399,8 @@ impl Shared {
         removed
     }
 
-    /// Removes a volume whose own task says that nobody wants it.
+    /// Removes a volume whose own task says that nobody wants it. Where that fails, what is left is
+    /// for the next publish or unpublish of the same volume, or for the next start, to clear away.
     fn abandon(self: &Arc<Self>, volume: &VolumeId, target: &TargetPath) {
         let mut slots = self.lock();
         let Some(slot @ Slot::Live(_)) = slots.volumes.get_mut(volume) else {
@@ -399,8 +408,14 @@ impl Shared {
         };
         let done = CancellationToken::new();
         if let Slot::Live(task) = std::mem::replace(slot, Slot::Removing(done.clone())) {
-            let shared = Arc::clone(self);
-            tokio::spawn(shared.remove(volume.clone(), target.clone(), Some(task), done));
+            let (shared, subject) = (Arc::clone(self), task.subject());
+            let removal = Arc::clone(self).remove(volume.clone(), target.clone(), Some(task), done);
+            tokio::spawn(async move {
+                if let Err(error) = removal.await {
+                    let message = with_causes(&error);
+                    shared.report(subject, Outcome::NotRemoved { message });
+                }
+            });
         }
     }
 
@@ -454,7 +469,12 @@ impl Slots {
 
 /// Runs system calls and long computations off the async threads.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
+    finished(tokio::task::spawn_blocking(work)).await
+}
+
+/// What a task of ours comes to; its panic goes on here.
+async fn finished<T>(task: JoinHandle<T>) -> T {
+    match task.await {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

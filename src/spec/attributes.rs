@@ -103,15 +103,19 @@ pub fn table() -> &'static [Attribute] {
 }
 
 /// Whether the value of the volume attribute `key` is a password or token: never to be printed,
-/// and kept apart from the rest of a record. A misspelt password counts as one.
+/// and kept apart from the rest of a record. So is what has one of our prefixes and is no attribute,
+/// for it can be a misspelt password, and what others call one.
 pub fn is_secret(key: &str) -> bool {
-    const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
-    let looks_secret = || key.to_ascii_lowercase().contains("password");
-    match Prefix::split(key).and_then(|(_, name)| Name::find(name)) {
-        Some(name) => name.attribute().syntax == Syntax::Password,
-        None => key == TOKENS || looks_secret(),
+    match Prefix::split(key) {
+        Some((_, name)) => {
+            Name::find(name).is_none_or(|name| name.attribute().syntax == Syntax::Password)
+        }
+        None => key == TOKENS || key.to_ascii_lowercase().contains("password"),
     }
 }
+
+/// The key, in attributes or in secrets, under which kubelet hands over service account tokens.
+pub const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
 
 /// The keys of `nodePublishSecretRef` that `attributes` refer to; nothing else of it is needed.
 pub fn referenced_secret_keys(attributes: &BTreeMap<String, String>) -> Vec<&str> {
@@ -269,6 +273,7 @@ mod tests {
             "certmount.dev/jks-password",
             "certmount.dev/privatekey-password",
             "csi.cert-manager.io/keystore-Password",
+            "csi.cert-manager.io/keystore-pasword",
             "certmonut.dev/pkcs12-password",
             "csi.storage.k8s.io/serviceAccount.tokens",
         ] {

@@ -1,9 +1,9 @@
 //! Which names an issuer may sign for which pod: deny by default.
 //!
 //! Every pod may have the names that follow from its own identity: `<any>.<namespace>.svc`, the
-//! same with the cluster's domain, `<pod>.<namespace>.pod`, and the SPIFFE ID
-//! `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`. `policy` on an issuer is a list
-//! of rules that allow more, or set conditions:
+//! same with the cluster's domain, `<pod>.<namespace>.pod`, the SPIFFE ID
+//! `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`, and its own IP address where that
+//! is known. `policy` on an issuer is a list of rules that allow more, or set conditions:
 //!
 //! 1. A rule *applies* to a pod whose namespace is in `namespaces` and whose service account is in
 //!    `serviceAccounts`; one that is left out means every one. Where no rule applies, the built-in
@@ -13,8 +13,8 @@
 //!    `usages` a rule allows those of TLS; without the other two it sets no limit. The key usages
 //!    of every TLS certificate are always allowed.
 //! 3. A rule *grants* the pod's own names, and what is in `dnsNames`, `ipRanges`, `uris`,
-//!    `emailAddresses`, `commonNames` and `subject`. A common name is also granted where it is a
-//!    name that is granted.
+//!    `emailAddresses`, `commonNames` and `subject`; so one without `ipRanges` grants no address
+//!    but the pod's own. A common name is also granted where it is a name that is granted.
 //! 4. A request is allowed if it keeps to at least one rule that applies, and if each of its names
 //!    is granted by a rule that applies and that the request keeps to. So names may come from
 //!    several rules, and no rule stretches the conditions of another.
@@ -75,15 +75,21 @@ impl NamePolicy {
         Self { cluster, ..self }
     }
 
-    /// Whether `pod` may have what `spec` asks for.
+    /// Whether `pod`, whose address is `pod_ip` if anybody knows, may have what `spec` asks for.
     ///
     /// # Errors
     ///
     /// When it may not; the message names all that is refused and prints a rule that allows it.
-    pub fn check(&self, pod: &PodRef, spec: &CertificateSpec) -> Result<(), PolicyDenied> {
+    pub fn check(
+        &self,
+        pod: &PodRef,
+        pod_ip: Option<IpAddr>,
+        spec: &CertificateSpec,
+    ) -> Result<(), PolicyDenied> {
         let facts = Facts {
             namespace: &pod.namespace,
             pod: &pod.name,
+            pod_ip,
             service_account: &pod.service_account,
             node: &self.cluster.node_name,
             cluster_domain: &self.cluster.domain,
@@ -151,7 +157,7 @@ struct Rule {
     #[serde(deserialize_with = "list")]
     #[schemars(with = "Vec<String>", inner(regex(pattern = NO_BLANKS)))]
     dns_names: Vec<DnsPattern>,
-    /// Allows IP addresses, such as 10.0.0.0/8.
+    /// Allows IP addresses, such as 10.0.0.0/8; the pod's own needs no mention.
     #[serde(deserialize_with = "list")]
     #[schemars(with = "Vec<String>", inner(regex(pattern = "^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$")))]
     ip_ranges: Vec<IpRange>,
@@ -300,7 +306,11 @@ impl Rule {
             Asked::Email(address) => {
                 self.email_addresses.iter().any(|pattern| pattern.matches(address, facts))
             }
-            Asked::Ip(address) => self.ip_ranges.iter().any(|range| range.contains(*address)),
+            // Every rule grants the pod's own names, and no pattern could say this one.
+            Asked::Ip(address) => {
+                facts.pod_ip == Some(*address)
+                    || self.ip_ranges.iter().any(|range| range.contains(*address))
+            }
             Asked::Uri(uri) => self.uris.iter().any(|pattern| pattern.matches(uri, facts)),
         }
     }

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use self::problems::tame;
 use self::reader::{Reader, is_dns_label, is_dns_subdomain};
+use super::attributes::{is_secret, referenced_secret_keys};
 use super::layout::{FileLayout, Password};
 use super::values::{ValueError, quoted};
 use super::variables::Variables;
@@ -30,6 +31,8 @@ pub struct PublishRequest {
     pub target: TargetPath,
     /// The pod it is for.
     pub pod: PodRef,
+    /// The pod's address, where it is known: see [`RawRequest::pod_ip`].
+    pub pod_ip: Option<IpAddr>,
     /// The certificate that is wanted.
     pub certificate: CertificateSpec,
     /// The files to write.
@@ -91,7 +94,10 @@ pub struct RawRequest<'a> {
     pub attributes: &'a BTreeMap<String, String>,
     /// `volume_capability.mount.volume_mount_group`: the pod's fsGroup, or empty.
     pub volume_mount_group: &'a str,
-    /// For `${POD_IP}`; kubelet does not say it, so it is known only where somebody has asked.
+    /// The pod's own address, which policies allow it and `${POD_IP}` stands for.
+    ///
+    /// Kubelet does not say it, and makes a pod's volumes before the pod gets one; so it is known
+    /// for pods of the host network only, and only where somebody has asked the Kubernetes API.
     pub pod_ip: Option<IpAddr>,
 }
 
@@ -133,12 +139,16 @@ impl RequestError {
 }
 
 /// Secret values by name: prints nothing, zeroized. What a volume keeps of it is in its own tmpfs.
+///
+/// They are the keys of `nodePublishSecretRef`, and attributes that are secret under their full
+/// names. The two cannot clash: a Secret's keys have no slash.
 #[derive(Default)]
 pub struct Secrets(pub BTreeMap<String, Zeroizing<String>>);
 
 impl PublishRequest {
-    /// Reads a request. `secrets` are the keys of `nodePublishSecretRef`; only passwords that the
-    /// attributes refer to are taken from it. Service account tokens are never looked at.
+    /// Reads a request. Of the keys of `nodePublishSecretRef` in `secrets` only the passwords that
+    /// the attributes refer to are taken; the attributes in it are read as those in `raw` are.
+    /// Service account tokens are never looked at.
     ///
     /// # Errors
     ///
@@ -158,7 +168,17 @@ impl PublishRequest {
         let ownership = files::ownership(&mut reader, raw.volume_mount_group);
         let Reader { problems, warnings, annotations, .. } = reader;
         problems.into_result()?;
-        Ok(Self { volume, target, pod, certificate, files, ownership, annotations, warnings })
+        Ok(Self {
+            volume,
+            target,
+            pod,
+            pod_ip: raw.pod_ip,
+            certificate,
+            files,
+            ownership,
+            annotations,
+            warnings,
+        })
     }
 }
 
@@ -223,14 +243,35 @@ fn is_uid(text: &str) -> bool {
 }
 
 impl Secrets {
+    /// Moves what is secret of `attributes` to here. One without a slash could pass for a key of
+    /// the Secret; it stays, and is refused like all of its kind.
+    pub fn take_from(&mut self, attributes: &mut BTreeMap<String, String>) {
+        for (key, value) in std::mem::take(attributes) {
+            match is_secret(&key) && !is_of_secret(&key) {
+                true => drop(self.0.insert(key, Zeroizing::new(value))),
+                false => drop(attributes.insert(key, value)),
+            }
+        }
+    }
+
+    /// The attributes among them, by their full names.
+    pub fn attributes(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
+        let attributes = self.0.iter().filter(|(key, _)| !is_of_secret(key));
+        attributes.map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    /// Drops the keys of `nodePublishSecretRef` that `attributes` do not refer to.
+    pub fn keep_referenced(&mut self, attributes: &BTreeMap<String, String>) {
+        let wanted = referenced_secret_keys(attributes);
+        self.0.retain(|key, _| !is_of_secret(key) || wanted.contains(&key.as_str()));
+    }
+
     /// The password under `key`.
     fn password(&self, key: &str) -> Result<Password, ValueError> {
-        // Kubelet adds service account tokens to the keys of the Secret.
-        let is_secrets = |key: &str| !key.starts_with("csi.storage.k8s.io/");
-        match self.0.get(key).filter(|_| is_secrets(key)) {
+        match self.0.get(key).filter(|_| is_of_secret(key)) {
             Some(password) => Password::new(password),
             None => {
-                let keys = self.0.keys().map(String::as_str).filter(|key| is_secrets(key));
+                let keys = self.0.keys().map(String::as_str).filter(|key| is_of_secret(key));
                 let keys: Vec<_> = keys.collect();
                 let reason = match keys.as_slice() {
                     [] => {
@@ -243,6 +284,11 @@ impl Secrets {
             }
         }
     }
+}
+
+/// Whether `key` is one of a Secret; attributes and kubelet's service account tokens have a slash.
+fn is_of_secret(key: &str) -> bool {
+    !key.contains('/')
 }
 
 impl fmt::Debug for Secrets {

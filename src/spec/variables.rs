@@ -62,8 +62,9 @@ pub static VARIABLES: &[Variable] = &[
     },
     Variable {
         name: "POD_IP",
-        meaning: "the pod's IP address; an error where it is not known yet, as before the first \
-                  start of a pod without `hostNetwork`",
+        meaning: "the pod's IP address. Kubelet makes a pod's volumes before the pod has one, so \
+                  it is known for pods with `hostNetwork: true` only, to a driver that asks the \
+                  Kubernetes API; everywhere else this variable is an error",
         value: |known| known.pod_ip.map(|ip| ip.to_string().into()),
     },
 ];
@@ -151,14 +152,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::spec::fixture::pod;
 
     fn expand(text: &str) -> Result<String, ExpandError> {
-        let pod = PodRef {
-            namespace: "shop".into(),
-            name: "web-0".into(),
-            uid: "0-1".into(),
-            service_account: "seller".into(),
-        };
+        let pod = pod("shop", "web-0", "seller");
         let variables =
             Variables { pod: &pod, node_name: "node1", pod_ip: "10.0.0.7".parse().ok() };
         variables.expand(text).map(Cow::into_owned)
@@ -167,7 +164,7 @@ mod tests {
     #[test]
     fn both_spellings_are_expanded() {
         let text = "$POD_NAME.${POD_NAMESPACE}/$POD_UID-$SERVICE_ACCOUNT_NAME@$NODE_NAME=${POD_IP}";
-        assert_eq!(expand(text).unwrap(), "web-0.shop/0-1-seller@node1=10.0.0.7");
+        assert_eq!(expand(text).unwrap(), "web-0.shop/uid-1-seller@node1=10.0.0.7");
         assert_eq!(expand("plain").unwrap(), "plain");
         assert_eq!(expand("").unwrap(), "");
     }
@@ -198,12 +195,7 @@ mod tests {
 
     #[test]
     fn an_address_not_known_yet_is_said_to_be_so() {
-        let pod = PodRef {
-            namespace: "n".into(),
-            name: "p".into(),
-            uid: "u".into(),
-            service_account: "s".into(),
-        };
+        let pod = pod("shop", "web-0", "seller");
         let variables = Variables { pod: &pod, node_name: "n", pod_ip: None };
         assert_eq!(variables.expand("${POD_IP}").unwrap_err(), ExpandError::NoAddressYet);
     }

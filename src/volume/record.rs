@@ -1,8 +1,9 @@
 //! What a volume asked for, as kept in its tmpfs.
 //!
-//! `record.json` holds the request, `secrets.json` the passwords that came with it; both are for
-//! root alone, and the second is zeroized wherever it passes. Service account tokens are in
-//! neither: a [`Record`] cannot hold one.
+//! `record.json` holds the request, `secrets.json` the passwords that came with it, in a Secret or
+//! in attributes; both are for root alone, and the second is zeroized wherever it passes. The
+//! passwords must outlive this process: a renewal after a restart needs them, and kubelet does not
+//! bring them again. Service account tokens are in neither file: a [`Record`] cannot hold one.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::Result;
 use super::directory::Directory;
+use crate::spec::attributes::TOKENS;
 use crate::spec::request::{NodeContext, PublishRequest, RawRequest, RequestError, Secrets};
 
 /// What is needed to carry on after a restart: the request as it came, less tokens. Passwords are
@@ -30,15 +32,13 @@ pub struct Record {
     secrets: Secrets,
 }
 
-/// The key, in attributes or in secrets, under which kubelet hands over service account tokens.
-const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
-
 impl Record {
-    /// The record of a NodePublishVolume request. Tokens in it are dropped: they expire, and
-    /// nobody who reads the volume's tmpfs shall find one.
+    /// The record of a NodePublishVolume request. Attributes that are secret are kept with
+    /// `secrets`. Tokens are dropped: they expire, and nobody who reads the volume's tmpfs shall
+    /// find one.
     pub fn new(request: RawRequest<'_>, read_only: bool, mut secrets: Secrets) -> Self {
         let mut attributes = request.attributes.clone();
-        attributes.remove(TOKENS);
+        secrets.take_from(&mut attributes);
         secrets.0.remove(TOKENS);
         Self {
             volume_id: request.volume_id.to_owned(),
@@ -78,13 +78,14 @@ impl Record {
     }
 
     /// Whether both ask for the same volume in the same way, so that a second NodePublishVolume
-    /// call changes nothing. Secrets do not count, and what kubelet did not say neither.
+    /// call changes nothing. A Secret's values do not count, and what kubelet did not say neither.
     pub fn same_request(&self, other: &Self) -> bool {
         self.volume_id == other.volume_id
             && self.target_path == other.target_path
             && self.volume_mount_group == other.volume_mount_group
             && self.read_only == other.read_only
             && self.attributes == other.attributes
+            && self.secrets.attributes().eq(other.secrets.attributes())
     }
 
     /// Whether `other` brings the same passwords.
@@ -149,7 +150,7 @@ impl Record {
     }
 }
 
-/// Names only: attributes can hold passwords.
+/// Names only: what is not known to be secret may be so all the same.
 impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Record")
@@ -221,7 +222,11 @@ mod tests {
     use super::*;
 
     fn attributes() -> BTreeMap<String, String> {
-        let pairs = [("certmount.dev/dns-names", "a.b\n\"é\""), (TOKENS, "{\"\":\"token\"}")];
+        let pairs = [
+            ("certmount.dev/dns-names", "a.b\n\"é\""),
+            ("certmount.dev/pkcs12-password", "sësame-inline"),
+            (TOKENS, "{\"\":\"token\"}"),
+        ];
         pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
     }
 
@@ -256,6 +261,10 @@ mod tests {
         assert!(loaded.same_request(&record(&attributes(), secrets())));
         assert_eq!(loaded.raw().pod_ip, Some([10, 0, 0, 1].into()));
         assert_eq!(loaded.secrets.0["keystore-password"].as_str(), "sësame\u{1}");
+        assert_eq!(
+            loaded.secrets.attributes().collect::<Vec<_>>(),
+            [("certmount.dev/pkcs12-password", "sësame-inline")]
+        );
         for file in [RECORD_FILE, SECRETS_FILE] {
             let text = std::fs::read_to_string(path.path().join(file)).unwrap();
             assert!(!text.contains("token"), "{file}: {text}");
@@ -271,7 +280,8 @@ mod tests {
     fn storing_without_secrets_removes_the_old_ones() {
         let (path, directory) = directory();
         record(&attributes(), secrets()).store(&directory).unwrap();
-        record(&attributes(), Secrets::default()).store(&directory).unwrap();
+        let open = BTreeMap::from([("certmount.dev/dns-names".to_owned(), "a.b".to_owned())]);
+        record(&open, Secrets::default()).store(&directory).unwrap();
         assert!(Record::load(&directory).unwrap().unwrap().secrets.0.is_empty());
         assert!(!path.path().join(SECRETS_FILE).exists());
     }
@@ -285,6 +295,9 @@ mod tests {
         assert!(one.same_request(&record(&fresh_token, secrets())));
         let mut other = attributes();
         other.insert("certmount.dev/duration".to_owned(), "1h".to_owned());
+        assert!(!one.same_request(&record(&other, secrets())));
+        other = attributes();
+        other.insert("certmount.dev/pkcs12-password".to_owned(), "another".to_owned());
         assert!(!one.same_request(&record(&other, secrets())));
         let raw = RawRequest { volume_mount_group: "", ..one.raw() };
         assert!(!one.same_request(&Record::new(raw, true, secrets())));

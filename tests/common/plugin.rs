@@ -9,6 +9,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use certmount::csi::client::Kubelet;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 /// A `certmount node` in a folder of its own. Mounts, so its tests run in `namespaced`.
@@ -112,9 +114,20 @@ impl Plugin {
 
     /// Asks the driver to end, as Kubernetes does, and waits until it has.
     pub fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.ended()
+    }
+
+    /// Sends the driver a signal.
+    pub fn signal(&self, signal: Signal) {
+        let driver = self.driver.as_ref().expect("the driver runs");
+        let pid = Pid::from_raw(driver.id().try_into().expect("a process id"));
+        kill(pid, signal).expect("it is our child");
+    }
+
+    /// Returns when the driver has ended.
+    pub fn ended(&mut self) -> ExitStatus {
         let mut driver = self.driver.take().expect("the driver runs");
-        let pid = nix::unistd::Pid::from_raw(driver.id().try_into().expect("a process id"));
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it is our child");
         driver.wait().expect("it is our child")
     }
 

@@ -101,7 +101,7 @@ impl Checker {
             return Err(format!("{} {:?} cannot sign: {reason}", issuer.kind, issuer.name));
         }
         let Some(policy) = &entry.policy else { return Ok(()) };
-        let denied = policy.check(&request.pod, &request.certificate);
+        let denied = policy.check(&request.pod, request.pod_ip, &request.certificate);
         denied.map_err(|denied| denied.to_string())
     }
 

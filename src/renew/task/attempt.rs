@@ -21,11 +21,7 @@ impl Life {
         let issuer = self.issuer(&request);
         self.is_news(&issuer);
         let issuer = issuer?;
-        let (volume, key) = self.prepare(&request).await?;
-        let csr = CertificationRequest::new(&spec.template, &key).map_err(|error| {
-            IssueError::new(IssueErrorKind::Config, "the certification request cannot be made")
-                .caused_by(error)
-        })?;
+        let (volume, key, csr) = self.prepare(&request).await?;
         let handle = PendingHandle(volume.clone());
         let order = Order {
             requester: Requester::Volume { id: &request.volume, pod: &request.pod },
@@ -69,17 +65,17 @@ impl Life {
             .ok_or_else(|| config(format!("there is no {reference}; create it, or correct issuer-name, issuer-kind and issuer-group of the volume")))?;
         if let Some(policy) = &entry.policy {
             policy
-                .check(&request.pod, &request.certificate)
+                .check(&request.pod, request.pod_ip, &request.certificate)
                 .map_err(|denied| IssueError::new(IssueErrorKind::Denied, denied.to_string()))?;
         }
         entry.issuer.map_err(|reason| config(format!("{reference} is not ready: {reason}")))
     }
 
-    /// The volume, made if need be, and the key to have signed.
+    /// The volume, made if need be, the key to have signed, and the request for it.
     async fn prepare(
         &mut self,
         request: &Arc<PublishRequest>,
-    ) -> Result<(Volume, Arc<PrivateKey>), Stopped> {
+    ) -> Result<(Volume, Arc<PrivateKey>, CertificationRequest), Stopped> {
         let algorithm = request.certificate.key_algorithm;
         let made = blocking({
             let (record, request) = (Arc::clone(&self.record), Arc::clone(request));
@@ -98,24 +94,27 @@ impl Life {
                     }
                     there => there,
                 };
-                Ok::<_, IssueError>((volume, key))
+                let signed = key.and_then(|key| key.map(|key| sign(&request, key)).transpose());
+                Ok::<_, IssueError>((volume, signed))
             }
         });
-        let (volume, key) = made.await?;
+        let (volume, signed) = made.await?;
         self.set_volume(volume.clone());
-        if let Some(key) = key? {
-            return Ok((volume, Arc::new(key)));
+        if let Some((key, csr)) = signed? {
+            return Ok((volume, key, csr));
         }
         let key = tokio::select! {
             biased;
             () = self.cancel.cancelled() => return Err(Stopped::Cancelled),
             key = self.shared.slow_keys.make(algorithm) => key.map_err(no_key)?,
         };
-        let kept = blocking(move || {
+        let request = Arc::clone(request);
+        let signed = blocking(move || {
             keep(&volume, &key)?;
-            Ok::<_, IssueError>((volume, Arc::new(key)))
+            let (key, csr) = sign(&request, key)?;
+            Ok::<_, IssueError>((volume, key, csr))
         });
-        Ok(kept.await?)
+        Ok(signed.await?)
     }
 
     /// Checks the answer and swaps the files.
@@ -194,6 +193,18 @@ fn key_there(volume: &Volume, spec: &CertificateSpec) -> Result<Option<PrivateKe
 /// Notes the key in the volume, so that the next process goes on with it.
 fn keep(volume: &Volume, key: &PrivateKey) -> Result<(), IssueError> {
     volume.set_pending_key(key.pkcs8_der()).map_err(node_error)
+}
+
+/// The certification request for `key`, signed by it.
+fn sign(
+    request: &PublishRequest,
+    key: PrivateKey,
+) -> Result<(Arc<PrivateKey>, CertificationRequest), IssueError> {
+    let csr = CertificationRequest::new(&request.certificate.template, &key).map_err(|error| {
+        IssueError::new(IssueErrorKind::Config, "the certification request cannot be made")
+            .caused_by(error)
+    })?;
+    Ok((Arc::new(key), csr))
 }
 
 fn no_key(error: KeyError) -> IssueError {

@@ -31,6 +31,7 @@ pub fn markdown() -> String {
             );
         }
     }
+    page.push_str(RENEWALS);
     page.push_str(SYNTAXES);
     for variable in VARIABLES {
         append(&mut page, format_args!("| `${{{}}}` | {} |\n", variable.name, variable.meaning));
@@ -72,6 +73,22 @@ An attribute that does not exist is refused under `certmount.dev/`, with the nea
 Under `csi.cert-manager.io/` it is passed over with a warning, as pods in use may have some. An
 attribute with any other prefix, such as `venafi.cert-manager.io/custom-fields`, is handed to the
 issuer. An empty value counts as none.
+";
+
+const RENEWALS: &str = "
+## How files are renewed
+
+A renewal replaces all files of the volume at once: the symbolic link `..data` names a folder with
+the files of one renewal, each name leads through it, and a new link is renamed over the old one.
+
+- Below what `..data` names, key, certificate and trust anchors always belong together. Resolve the
+  link once and read all files there; where they are gone, a renewal came in between: begin again.
+- Each name alone leads to a whole file. Two names that are read one after the other can lead to two
+  renewals: if key and certificate do not match, read both again. For the instant of the swap a name
+  can lead nowhere; the next try finds it.
+- Watch the folder, for `..data` being replaced. A watch on a file stays with the old one.
+
+Programs that cannot do so are told of renewals by `certmount exec`.
 ";
 
 const SYNTAXES: &str = "

@@ -5,11 +5,15 @@
 //! for literal braces. What a variable stands for is compared letter by letter, and never matches
 //! if a pod's author has put a character into it that a star would not take there.
 
+use std::net::IpAddr;
+
 /// What the variables of a pattern stand for in one request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts<'a> {
     pub(super) namespace: &'a str,
     pub(super) pod: &'a str,
+    /// For names that are addresses; no pattern says it.
+    pub(super) pod_ip: Option<IpAddr>,
     pub(super) service_account: &'a str,
     pub(super) node: &'a str,
     pub(super) cluster_domain: &'a str,

@@ -1,41 +1,14 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::spec::volume::IssuerRef;
-use crate::x509::{NameConstraints, Template};
+use crate::spec::fixture::{pod as pod_named, spec};
 
 fn pod() -> PodRef {
     pod_named("web", "web-0", "frontend")
 }
 
-fn pod_named(namespace: &str, name: &str, service_account: &str) -> PodRef {
-    PodRef {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        uid: "5b0c".to_owned(),
-        service_account: service_account.to_owned(),
-    }
-}
-
 fn request() -> CertificateSpec {
-    CertificateSpec {
-        issuer: IssuerRef {
-            group: "certmount.dev".to_owned(),
-            kind: "ClusterIssuer".to_owned(),
-            name: "ca".to_owned(),
-        },
-        template: Template {
-            subject: DistinguishedName::default(),
-            subject_alt_names: Vec::new(),
-            usages: KeyUsages::default(),
-            basic_constraints: BasicConstraints::EndEntity,
-            name_constraints: NameConstraints::default(),
-        },
-        duration: Duration::from_secs(3600),
-        key_algorithm: EcdsaP256,
-        renew_before: None,
-        reuse_private_key: false,
-    }
+    spec(3600)
 }
 
 fn asking_for(names: impl IntoIterator<Item = GeneralName>) -> CertificateSpec {
@@ -84,17 +57,17 @@ fn printed_rule(denied: &PolicyDenied) -> &str {
 
 #[track_caller]
 fn assert_allowed(policy: &NamePolicy, spec: &CertificateSpec) {
-    policy.check(&pod(), spec).unwrap();
+    policy.check(&pod(), None, spec).unwrap();
 }
 
 /// Asserts that `spec` is refused for `reason`, and that the printed rule allows it.
 #[track_caller]
 fn assert_denied(policy: &NamePolicy, spec: &CertificateSpec, reason: &str) {
-    let denied = policy.check(&pod(), spec).unwrap_err();
+    let denied = policy.check(&pod(), None, spec).unwrap_err();
     assert!(denied.0.contains(reason), "{denied}");
     let mut mended = policy.clone();
     mended.rules.extend(self::policy(printed_rule(&denied)).rules);
-    mended.check(&pod(), spec).expect("the printed rule allows what was refused");
+    mended.check(&pod(), None, spec).expect("the printed rule allows what was refused");
 }
 
 #[test]
@@ -110,6 +83,30 @@ fn without_a_policy_a_pod_gets_the_names_of_its_own_identity() {
         assert_allowed(&policy, &asking_for([name]));
     }
     assert_allowed(&policy, &request());
+}
+
+#[test]
+fn a_pod_gets_its_own_address_and_no_other() {
+    let own: IpAddr = "10.0.0.7".parse().unwrap();
+    let check = |policy: &NamePolicy, pod_ip, spec: &CertificateSpec| {
+        policy.check(&pod(), pod_ip, spec).map_err(|denied| denied.0)
+    };
+    // A rule that says nothing of addresses takes none away either.
+    for policy in [NamePolicy::default(), policy("[{dnsNames: [a.example], maxDuration: 24h}]")] {
+        for spec in [asking_for([ip("10.0.0.7")]), subject(&[("CN", "10.0.0.7")])] {
+            check(&policy, Some(own), &spec).unwrap();
+            let unknown = check(&policy, None, &spec).unwrap_err();
+            assert!(unknown.contains("10.0.0.7"), "{unknown}");
+        }
+        for other in ["10.0.0.8", "::ffff:10.0.0.7", "::1"] {
+            let denied = check(&policy, Some(own), &asking_for([ip(other)])).unwrap_err();
+            assert!(denied.contains(other), "{denied}");
+        }
+    }
+    // It is no part of the rule that would allow the rest.
+    let both = asking_for([ip("10.0.0.7"), ip("10.0.0.8")]);
+    let denied = check(&NamePolicy::default(), Some(own), &both).unwrap_err();
+    assert!(denied.contains("ipRanges: [\"10.0.0.8\"]"), "{denied}");
 }
 
 #[test]
@@ -143,7 +140,7 @@ fn without_a_policy_a_pod_gets_no_other_name() {
         email("root@example.com"),
     ] {
         let spec = asking_for([name.clone()]);
-        let denied = policy.check(&pod(), &spec).expect_err(&format!("{name:?}"));
+        let denied = policy.check(&pod(), None, &spec).expect_err(&format!("{name:?}"));
         assert!(denied.0.contains(&name.value()), "{denied}");
     }
 }
@@ -151,7 +148,7 @@ fn without_a_policy_a_pod_gets_no_other_name() {
 #[test]
 fn one_bad_name_among_good_ones_is_refused_alone() {
     let denied = NamePolicy::default()
-        .check(&pod(), &asking_for([dns("web.web.svc"), dns("example.com")]))
+        .check(&pod(), None, &asking_for([dns("web.web.svc"), dns("example.com")]))
         .unwrap_err();
     assert_eq!(
         denied.0,
@@ -198,7 +195,7 @@ fn facts_with_separators_match_nothing() {
         (pod_named("*", "x", "y"), dns("x.kube-system.svc")),
         (pod_named("{node}", "x", "y"), dns("x.kube-system.svc")),
     ] {
-        let denied = policy.check(&pod, &asking_for([name.clone()]));
+        let denied = policy.check(&pod, None, &asking_for([name.clone()]));
         assert!(denied.is_err(), "{pod:?} {name:?}");
     }
 }
@@ -233,7 +230,7 @@ fn stars_stay_within_a_label_and_double_stars_go_to_the_left() {
         "xa.example",
         "web-*.b.example",
     ] {
-        let denied = rules.check(&pod(), &asking_for([dns(name)]));
+        let denied = rules.check(&pod(), None, &asking_for([dns(name)]));
         assert!(denied.is_err(), "{name}");
     }
 }
@@ -279,7 +276,7 @@ fn stars_in_uris_take_no_character_with_a_meaning() {
         "spiffe://deep.example/a/../b",
         "spiffe://deep.example/a/%2e%2e/b",
     ] {
-        let denied = rules.check(&pod(), &asking_for([uri(name)]));
+        let denied = rules.check(&pod(), None, &asking_for([uri(name)]));
         assert!(denied.is_err(), "{name}");
     }
 }
@@ -386,7 +383,7 @@ fn rules_apply_by_namespace_and_service_account() {
         ("*", "frontend", false),
         ("", "", false),
     ] {
-        let checked = rules.check(&pod_named(namespace, "p", account), &spec);
+        let checked = rules.check(&pod_named(namespace, "p", account), None, &spec);
         assert_eq!(checked.is_ok(), allowed, "{namespace}/{account}");
     }
     assert!(policy_error("[{namespaces: []}]").contains("leave the field out"));
@@ -467,7 +464,7 @@ fn names_may_come_from_several_rules() {
     let spec = asking_for([dns("a.example"), dns("b.example"), dns("web.web.svc")]);
     assert_allowed(&rules, &spec);
     let other = pod_named("other", "p", "s");
-    assert!(rules.check(&other, &asking_for([dns("a.example"), dns("b.example")])).is_err());
+    assert!(rules.check(&other, None, &asking_for([dns("a.example"), dns("b.example")])).is_err());
 }
 
 #[test]
@@ -501,7 +498,7 @@ fn bad_patterns_say_what_to_write() {
 fn a_denial_shows_hostile_text_without_its_power() {
     let hostile = "a\n- isCA: true\r\u{1b}[2J\u{202e}\u{2028}\"'{}*#";
     let spec = subject(&[("O", hostile)]);
-    let denied = NamePolicy::default().check(&pod(), &spec).unwrap_err();
+    let denied = NamePolicy::default().check(&pod(), None, &spec).unwrap_err();
     assert!(!denied.0.contains(['\r', '\u{1b}', '\u{202e}', '\u{2028}']), "{denied}");
     assert_eq!(denied.0.matches('\n').count(), 3, "{denied}");
     assert_denied(&NamePolicy::default(), &spec, "O=");
@@ -510,10 +507,11 @@ fn a_denial_shows_hostile_text_without_its_power() {
 #[test]
 fn a_denial_stays_short() {
     let many = (0..500).map(|n| dns(&format!("{n}.{}.example.com", "x".repeat(60))));
-    let denied = NamePolicy::default().check(&pod(), &asking_for(many)).unwrap_err();
+    let denied = NamePolicy::default().check(&pod(), None, &asking_for(many)).unwrap_err();
     assert!(denied.0.len() < 2048 && denied.0.contains("and 492 more"), "{denied}");
     // Stars in a namespace would make the printed rule apply to others.
-    let denied = NamePolicy::default().check(&pod_named("*", "p", "s"), &asking_for([ip("::1")]));
+    let denied =
+        NamePolicy::default().check(&pod_named("*", "p", "s"), None, &asking_for([ip("::1")]));
     assert!(!denied.unwrap_err().0.contains("namespaces:"));
 }
 
@@ -544,7 +542,7 @@ fn valid_name() -> impl Strategy<Value = GeneralName> {
 proptest! {
     #[test]
     fn no_name_outside_the_namespace_is_allowed_without_a_rule(name in any_name()) {
-        if NamePolicy::default().check(&pod(), &asking_for([name.clone()])).is_ok() {
+        if NamePolicy::default().check(&pod(), None, &asking_for([name.clone()])).is_ok() {
             let own = match &name {
                 GeneralName::Dns(name) => {
                     (name.ends_with(".web.svc") || name.ends_with(".web.svc.cluster.local") || name == "web-0.web.pod")
@@ -567,21 +565,21 @@ proptest! {
         let mut spec = asking_for(names.iter().cloned());
         spec.template.subject.push("O", &organization).unwrap();
         spec.template.subject.push("CN", &common_name).unwrap();
-        let denied = NamePolicy::default().check(&pod(), &spec).unwrap_err();
+        let denied = NamePolicy::default().check(&pod(), None, &spec).unwrap_err();
         let printed = policy(printed_rule(&denied));
-        printed.check(&pod(), &spec).map_err(|e| TestCaseError::fail(format!("{e} {denied}")))?;
+        printed.check(&pod(), None, &spec).map_err(|e| TestCaseError::fail(format!("{e} {denied}")))?;
         // Nobody else gets it, and no other name comes with it.
-        prop_assert!(printed.check(&pod_named("web", "web-0", "backend"), &spec).is_err());
+        prop_assert!(printed.check(&pod_named("web", "web-0", "backend"), None, &spec).is_err());
         let alone = asking_for([other.clone()]);
-        if !names.contains(&other) && NamePolicy::default().check(&pod(), &alone).is_err() {
-            prop_assert!(printed.check(&pod(), &alone).is_err(), "{other:?} {denied}");
+        if !names.contains(&other) && NamePolicy::default().check(&pod(), None, &alone).is_err() {
+            prop_assert!(printed.check(&pod(), None, &alone).is_err(), "{other:?} {denied}");
         }
     }
 
     #[test]
     fn patterns_and_names_never_panic(pattern in any::<String>(), odd in "[*{}./:@a-z-]{0,12}", name in any::<String>()) {
         let facts = Facts {
-            namespace: &name, pod: &odd, service_account: &name, node: &odd, cluster_domain: &name, trust_domain: &name,
+            namespace: &name, pod: &odd, pod_ip: None, service_account: &name, node: &odd, cluster_domain: &name, trust_domain: &name,
         };
         for pattern in [&pattern, &odd] {
             let _ = pattern.parse::<DnsPattern>().map(|p| p.matches(&name, &facts));
@@ -595,7 +593,7 @@ proptest! {
 
     #[test]
     fn an_escaped_text_matches_itself_only(text in "[a-z{}*]{1,8}", other in "[a-z{}*]{1,8}") {
-        let facts = Facts { namespace: "a", pod: "b", service_account: "c", node: "d", cluster_domain: "e", trust_domain: "f" };
+        let facts = Facts { namespace: "a", pod: "b", pod_ip: None, service_account: "c", node: "d", cluster_domain: "e", trust_domain: "f" };
         let pattern: TextPattern = glob::escape(&text).parse().unwrap();
         prop_assert!(pattern.matches(&text, &facts));
         prop_assert_eq!(pattern.matches(&other, &facts), text == other);

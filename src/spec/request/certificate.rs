@@ -1,5 +1,6 @@
 //! From attributes to the certificate that is wanted.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::reader::{Reader, is_dns_subdomain};
@@ -9,7 +10,7 @@ use crate::spec::values::{self, ValueError};
 use crate::spec::volume::IssuerRef;
 use crate::x509::{
     BasicConstraints, DistinguishedName, GeneralName, KeyAlgorithm, KeyUsage, KeyUsages,
-    NameConstraints, NameError, Template,
+    NameConstraints, Template,
 };
 
 /// Reads everything that decides what the certificate says and when it is renewed.
@@ -124,16 +125,13 @@ fn subject(reader: &mut Reader<'_>) -> DistinguishedName {
     }
     let mut subject = DistinguishedName::default();
     for (name, attribute) in SUBJECT {
-        let Some(text) = reader.text(name) else { continue };
         let values = match name {
-            Name::CommonName | Name::SerialNumber => Ok(vec![text.into_owned()]),
-            _ => values::csv(&text),
+            Name::CommonName | Name::SerialNumber => {
+                reader.text(name).into_iter().map(Cow::into_owned).collect()
+            }
+            _ => reader.csv(name),
         };
-        let pushed = match &values {
-            Ok(values) => subject.push_all(attribute, values.iter().map(String::as_str)),
-            Err(error) => Err(NameError(error.to_string())),
-        };
-        if let Err(error) = pushed {
+        if let Err(error) = subject.push_all(attribute, values.iter().map(String::as_str)) {
             reader.refuse(name, format_args!(": {error}"));
         }
     }

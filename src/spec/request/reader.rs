@@ -6,7 +6,7 @@ use std::fmt::Display;
 
 use super::Secrets;
 use super::problems::{Problems, tame};
-use crate::spec::attributes::{Name, Prefix};
+use crate::spec::attributes::{Name, Prefix, is_secret};
 use crate::spec::layout::Password;
 use crate::spec::values::{self, ValueError, quoted};
 use crate::spec::variables::Variables;
@@ -41,7 +41,9 @@ impl<'a> Reader<'a> {
         variables: Variables<'a>,
         secrets: &'a Secrets,
     ) -> Self {
-        let ours = |prefix: Prefix| attributes.keys().any(|key| key.starts_with(prefix.as_str()));
+        let open = attributes.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let all = open.chain(secrets.attributes());
+        let ours = |prefix: Prefix| all.clone().any(|(key, _)| key.starts_with(prefix.as_str()));
         let only_theirs = ours(Prefix::CertManager) && !ours(Prefix::Certmount);
         let mut reader = Self {
             given: [None; Name::COUNT],
@@ -52,7 +54,7 @@ impl<'a> Reader<'a> {
             warnings: Vec::new(),
             annotations: BTreeMap::new(),
         };
-        for (key, value) in attributes {
+        for (key, value) in all {
             match Prefix::split(key) {
                 Some((prefix, name)) => reader.take(prefix, name, value),
                 None if key.starts_with("csi.storage.k8s.io/") => {}
@@ -114,6 +116,14 @@ impl<'a> Reader<'a> {
             ));
             return;
         };
+        if is_secret(key) {
+            self.problems.add(format_args!(
+                "{key} would be handed to the issuer, and be read there: a password of the volume \
+                 is given with the prefix {:?}",
+                Prefix::Certmount.as_str()
+            ));
+            return;
+        }
         if Name::find(name).is_some() {
             self.warn(format!(
                 "{key} is only handed to the issuer: did you mean {}{name}?",
@@ -210,14 +220,13 @@ impl<'a> Reader<'a> {
         name: Name,
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> Vec<T> {
-        const MOST: usize = 1000;
         let Some(text) = self.text(name) else { return Vec::new() };
         let mut items = Vec::new();
         for item in values::list(&text) {
             match parse(item) {
                 Ok(item) if items.contains(&item) => {}
-                Ok(_) if items.len() == MOST => {
-                    self.refuse(name, format_args!(" has more than {MOST} items"));
+                Ok(_) if items.len() == MOST_ITEMS => {
+                    self.refuse(name, format_args!(" has more than {MOST_ITEMS} items"));
                     break;
                 }
                 Ok(item) => items.push(item),
@@ -225,6 +234,22 @@ impl<'a> Reader<'a> {
             }
         }
         items
+    }
+
+    /// Comma-separated values; nothing where they are too many.
+    pub(super) fn csv(&mut self, name: Name) -> Vec<String> {
+        let Some(text) = self.text(name) else { return Vec::new() };
+        match values::csv(&text) {
+            Ok(items) if items.len() > MOST_ITEMS => {
+                self.refuse(name, format_args!(" has more than {MOST_ITEMS} items"));
+                Vec::new()
+            }
+            Ok(items) => items,
+            Err(error) => {
+                self.refuse(name, format_args!(": {error}"));
+                Vec::new()
+            }
+        }
     }
 
     /// A password, given in clear or as a key of the Secret.
@@ -260,6 +285,9 @@ impl<'a> Reader<'a> {
 }
 
 const MOST_WARNINGS: usize = 16;
+
+/// Of one attribute; each is compared with each, and no certificate needs as many.
+const MOST_ITEMS: usize = 1000;
 
 /// Hides the value: it can be a password.
 impl std::fmt::Debug for Given<'_> {

@@ -411,6 +411,8 @@ fn subject_fields_are_csv() {
         "SERIALNUMBER=$NOT_EXPANDED,CN=web,postalCode=12345,STREET=s,ST=p,L=l,OU=a,\
          O=Other+O=shop\\, Inc.,C=DE"
     );
+    let many: Vec<_> = (0..1001).map(|n| n.to_string()).collect();
+    refused("organizations", &many.join(","), "organizations has more than 1000");
     refused("organizations", "a\nb", "several lines");
     refused("organizations", "\"a", "not closed");
 }
@@ -748,6 +750,43 @@ fn nothing_printed_holds_a_secret() {
     let printed = format!("{raw:?}");
     assert!(!printed.contains("hunter2") && !printed.contains("t0ken"), "{printed}");
     let message = request.with("pkcs12-profile", "x").with("jks-password", "hunter2").refused();
+    assert!(!message.contains("hunter2"), "{message}");
+}
+
+#[test]
+fn attributes_that_are_secret_may_come_apart_from_the_rest() {
+    let mut request = Request::ours()
+        .with("jks-file", "j")
+        .with("jks-password", "hunter2")
+        .with_theirs("keystore-pasword", "hunter2");
+    request.set("password", "hunter2");
+    request.secret("k", "hunter2");
+    request.secrets.take_from(&mut request.attributes);
+    let apart: Vec<_> = request.secrets.attributes().map(|(key, _)| key).collect();
+    assert_eq!(
+        apart,
+        [
+            "certmount.dev/jks-password",
+            "csi.cert-manager.io/keystore-pasword",
+            "csi.storage.k8s.io/serviceAccount.tokens"
+        ]
+    );
+    assert!(request.refused().contains("\"password\" is not an attribute"));
+    request.attributes.remove("password");
+    assert!(request.parsed().warnings[0].contains("keystore-pasword is not an attribute"));
+    // A key of the Secret is none of them, and no attribute passes for one.
+    let request = request
+        .with("pkcs12-enable", "true")
+        .with("pkcs12-password-key", "certmount.dev/jks-password");
+    assert!(request.refused().contains("is no key of the Secret, which has k"));
+}
+
+#[test]
+fn a_password_is_not_handed_to_the_issuer() {
+    let mut request = Request::ours();
+    request.set("certmonut.dev/jks-password", "hunter2");
+    let message = request.refused();
+    assert!(message.contains("certmonut.dev/jks-password would be handed"), "{message}");
     assert!(!message.contains("hunter2"), "{message}");
 }
 
