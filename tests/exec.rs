@@ -194,9 +194,7 @@ fn the_program_is_restarted() {
         volume.renew();
         exec.says("TERM");
         exec.says("started");
-        exec.send(Signal::SIGTERM);
-        exec.says("TERM");
-        assert_eq!(exec.ends().code(), Some(3));
+        exec.asked_to_end();
     });
 }
 
@@ -249,9 +247,7 @@ fn signals_are_passed_on() {
             exec.send(format!("SIG{signal}").parse().unwrap());
             exec.says(signal);
         }
-        exec.send(Signal::SIGTERM);
-        exec.says("TERM");
-        assert_eq!(exec.ends().code(), Some(3));
+        exec.asked_to_end();
     });
 }
 
@@ -360,9 +356,7 @@ fn process_1_reaps_orphans_and_takes_signals() {
         volume.renew();
         exec.says("TERM");
         exec.says("started");
-        exec.send(Signal::SIGTERM);
-        exec.says("TERM");
-        assert_eq!(exec.ends().code(), Some(3));
+        exec.asked_to_end();
     });
 }
 
@@ -475,6 +469,14 @@ impl Exec {
 
     fn send(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Asks [`COUNTER`] to end, which it does in its own way.
+    #[track_caller]
+    fn asked_to_end(&mut self) {
+        self.send(Signal::SIGTERM);
+        self.says("TERM");
+        assert_eq!(self.ends().code(), Some(3));
     }
 
     fn ends(&mut self) -> ExitStatus {
