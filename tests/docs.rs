@@ -1,5 +1,5 @@
-//! README.md and `docs/` say what is true: their YAML is right, their commands are accepted, and
-//! their links lead somewhere.
+//! README.md, `docs/` and the manifests in `examples/` say what is true: their YAML is right, their
+//! commands are accepted, and their links lead somewhere.
 
 #![allow(
     clippy::disallowed_methods,
@@ -25,6 +25,40 @@ fn yaml_passes_the_check() {
         }
     }
     assert!(checked > 3, "found {checked} blocks only");
+}
+
+/// What a pod mounts and runs is what `tests/examples.rs` tests, and no two Services want the same
+/// port.
+#[test]
+fn manifests_of_examples_run_what_is_there() {
+    let mut ports = Vec::new();
+    for folder in examples() {
+        let manifest = fs::read_to_string(folder.join("pod.yaml")).unwrap();
+        let port = manifest.lines().find_map(|line| line.trim().strip_prefix("nodePort: "));
+        ports.push(port.unwrap().to_owned());
+        for entry in fs::read_dir(&folder).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let source = !name.ends_with(".yaml") && !name.ends_with(".rs");
+            if source {
+                let kustomization = fs::read_to_string(folder.join("kustomization.yaml")).unwrap();
+                assert!(manifest.contains(&format!("/app/{name}")), "{}", folder.display());
+                assert!(kustomization.contains(&format!("files: [{name}]")), "{name}");
+            }
+        }
+    }
+    let all = ports.len();
+    ports.sort();
+    ports.dedup();
+    assert_eq!(ports.len(), all, "{ports:?}");
+}
+
+/// The folders of the apps.
+fn examples() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let entries = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+    let folders: Vec<_> = entries.filter(|path| path.is_dir()).collect();
+    assert_eq!(folders.len(), 7, "{folders:?}");
+    folders
 }
 
 #[test]
@@ -89,7 +123,8 @@ fn pages() -> Vec<Page> {
     let docs = fs::read_dir(root.join("docs")).into_iter().flatten().flatten();
     let mut paths: Vec<_> = docs.map(|entry| entry.path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
-    paths.extend(["CONTRIBUTING.md", "README.md", "SECURITY.md"].map(|name| root.join(name)));
+    let others = ["CONTRIBUTING.md", "README.md", "SECURITY.md", "examples/README.md"];
+    paths.extend(others.map(|name| root.join(name)));
     let read = |path: PathBuf| Page { text: fs::read_to_string(&path).unwrap(), path };
     paths.into_iter().map(read).collect()
 }

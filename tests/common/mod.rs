@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "no test file uses all of it")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+pub mod https;
 mod namespace;
 mod plugin;
 pub mod volume;
