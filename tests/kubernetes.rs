@@ -215,6 +215,93 @@ const DRIVER: &str = "system:serviceaccount:certmount-system:certmount";
 
 #[test]
 #[ignore = "needs etcd, kube-apiserver and cert-manager's controller; .ci/run builds them"]
+fn a_pod_asks_in_its_own_name() {
+    namespaced_async(|| async {
+        let api = Api::start();
+        let mut plugin = Plugin::with_kubernetes(&api.driver(), &["--use-token-request"]);
+        let kubelet = plugin.kubelet();
+        let mut volume = web(
+            "web-0",
+            &[
+                ("certmount.dev/issuer-name", "vault"),
+                ("certmount.dev/issuer-kind", "VaultIssuer"),
+                ("certmount.dev/issuer-group", "example.com"),
+            ],
+        );
+        volume.pod.service_account = "web".to_owned();
+        let status = kubelet.publish(&volume).await.unwrap_err();
+        assert!(status.message().contains("has not handed over its token"), "{status}");
+        // Among the attributes, a pod's author could have written it.
+        let mut forged = volume.clone();
+        forged.attributes.insert(TOKENS.to_owned(), tokens(&api, "certmount-system", "certmount"));
+        forged.pod.name = "web-1".to_owned();
+        forged.pod.uid = "shop-web-1-uid".to_owned();
+        let status = kubelet.publish(&forged).await.unwrap_err();
+        assert!(status.message().contains("has not handed over its token"), "{status}");
+        assert!(api.objects("certificaterequests").is_empty());
+
+        // Kubelet publishes again and again, each time with the token as it is now.
+        let mut of_nobody = volume.clone();
+        of_nobody.secrets.insert(TOKENS.to_owned(), tokens(&api, "shop", "nobody"));
+        let said = until_it_says(&kubelet, &of_nobody, "may not create").await;
+        assert!(said.contains("Role in that namespace"), "{said}");
+        volume.secrets.insert(TOKENS.to_owned(), tokens(&api, "shop", "web"));
+        until_it_says(&kubelet, &volume, "is not approved yet").await;
+        let requests = api.objects("certificaterequests");
+        let [request] = requests.as_slice() else { panic!("{requests:?}") };
+        assert_eq!(request["metadata"]["ownerReferences"][0]["name"], "web-0");
+
+        // Kubelet's token is nowhere but in memory, and a restart goes on without one.
+        let token = volume.secrets[TOKENS].split('"').nth(5).unwrap().to_owned();
+        assert!(token.starts_with("ey"), "{token}");
+        assert!(!plugin.log().contains(&token));
+        for entry in fs::read_dir(plugin.data_root().join(volume.id())).unwrap().flatten() {
+            let text = fs::read_to_string(entry.path()).unwrap_or_default();
+            assert!(!text.contains(&token), "{}", entry.path().display());
+        }
+        plugin.restart();
+        volume.secrets.remove(TOKENS);
+        until_it_says(&kubelet, &volume, "is not approved yet").await;
+        assert_eq!(api.objects("certificaterequests").len(), 1);
+
+        for volume in [&volume, &forged] {
+            kubelet.unpublish(volume).await.unwrap();
+        }
+        assert!(plugin.leftovers().is_empty());
+    });
+}
+
+/// Where kubelet puts the tokens of a pod's service account.
+const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
+
+/// A token of a service account for the API server, as kubelet hands it over.
+fn tokens(api: &Api, namespace: &str, account: &str) -> String {
+    api.apply(&format!(
+        "{{apiVersion: v1, kind: ServiceAccount, metadata: {{name: {account}, namespace: {namespace}}}}}"
+    ));
+    let token = api.kubectl(&["create", "token", account, "-n", namespace]);
+    format!(
+        r#"{{"": {{"token": "{}", "expirationTimestamp": "2100-01-01T00:00:00Z"}}}}"#,
+        token.trim()
+    )
+}
+
+/// Publishes as kubelet does until that is the answer, and answers all of it.
+async fn until_it_says(kubelet: &Kubelet, volume: &InlineVolume, words: &str) -> String {
+    let mut last = None;
+    for _ in 0..60 {
+        let status = kubelet.publish(volume).await.unwrap_err();
+        if status.message().contains(words) {
+            return status.message().to_owned();
+        }
+        last = Some(status);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    panic!("it never says {words:?}: {last:?}");
+}
+
+#[test]
+#[ignore = "needs etcd, kube-apiserver and cert-manager's controller; .ci/run builds them"]
 fn whoever_waits_for_an_approval_or_is_denied_one_is_told() {
     namespaced_async(|| async {
         let api = Api::start();

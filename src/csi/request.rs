@@ -12,6 +12,7 @@ use super::proto::csi::volume_capability::{AccessType, MountVolume};
 use super::proto::csi::{NodePublishVolumeRequest, NodeUnpublishVolumeRequest, VolumeCapability};
 use super::status;
 use crate::spec::request::{NodeContext, PublishRequest, RawRequest, Secrets};
+use crate::spec::tokens::{PodTokens, TOKENS};
 use crate::spec::volume::{TargetPath, VolumeId};
 use crate::volume::Record;
 
@@ -45,6 +46,8 @@ pub(super) fn publish(
     let mut attributes: BTreeMap<String, String> = volume_context.into_iter().collect();
     let secrets = secrets.into_iter().map(|(key, value)| (key, Zeroizing::new(value)));
     let mut secrets = Secrets(secrets.collect());
+    // Only kubelet can write them there; among the attributes, a pod's author could.
+    let tokens = secrets.0.get(TOKENS).and_then(|json| PodTokens::from_json(json));
     secrets.take_from(&mut attributes);
     let raw = RawRequest {
         volume_id: &volume_id,
@@ -53,8 +56,9 @@ pub(super) fn publish(
         volume_mount_group: &mount.volume_mount_group,
         pod_ip,
     };
-    let parsed = PublishRequest::parse(raw, &secrets, node)
+    let mut parsed = PublishRequest::parse(raw, &secrets, node)
         .map_err(|error| status::of_request_error(&error))?;
+    parsed.tokens = tokens.unwrap_or_default();
     secrets.keep_referenced(&attributes);
     Ok((parsed, Record::new(raw, readonly, secrets)))
 }
@@ -218,6 +222,18 @@ mod tests {
         assert!(message.contains("dns-names"), "{message}");
         let (code, _) = attribute("csi.storage.k8s.io/pod.uid", "another-pod");
         assert_eq!(code, Code::PermissionDenied);
+    }
+
+    #[test]
+    fn tokens_of_the_pod_come_from_kubelet_only() {
+        let json = r#"{"vault":{"token":"t","expirationTimestamp":"2026-01-01T00:00:00Z"}}"#;
+        let (parsed, _) =
+            read(|request| drop(request.secrets.insert(TOKENS.into(), json.into()))).unwrap();
+        assert_eq!(parsed.tokens.audiences().collect::<Vec<_>>(), ["vault"]);
+        let forged = |request: &mut NodePublishVolumeRequest| {
+            request.volume_context.insert(TOKENS.into(), json.into());
+        };
+        assert_eq!(read(forged).unwrap().0.tokens.audiences().count(), 0);
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub use self_signed::SelfSigned;
 
 use crate::clock::Timestamp;
 use crate::spec::request::CertificateSpec;
+use crate::spec::tokens::PodTokens;
 use crate::spec::volume::{PodRef, VolumeId};
 use crate::x509::{
     Certificate, CertificationRequest, Issued, KeyAlgorithm, KeyUsage, KeyUsages, PrivateKey,
@@ -63,6 +64,8 @@ pub struct Order<'a> {
     pub annotations: &'a BTreeMap<String, String>,
     /// The requester's own key: only `selfSigned` signs with it, and it never leaves the node.
     pub key: &'a PrivateKey,
+    /// Tokens of the pod's service account, as kubelet last handed them over; a node has none.
+    pub tokens: &'a PodTokens,
     /// The CA's handle of an order under way (an ACME order URL, a pickup id), kept across restarts.
     pub handle: &'a dyn HandleStore,
     /// All issuers, for one that has its own certificate from another.

@@ -59,7 +59,7 @@ impl FakeApi {
         Client::new(service, "certmount-system")
     }
 
-    /// The calls so far, such as `POST pods` and `WATCH pods`.
+    /// The calls so far, such as `POST pods` and `WATCH pods`, and by whom where they say it.
     pub(crate) fn calls(&self) -> Vec<String> {
         self.0.lock().unwrap().calls.clone()
     }
@@ -128,7 +128,10 @@ impl FakeApi {
             "GET" if place.name.is_none() => "LIST",
             method => method,
         };
-        let call = format!("{verb} {}", place.plural);
+        let mut call = format!("{verb} {}", place.plural);
+        if let Some(bearer) = request.headers.get("authorization") {
+            call += &format!(" by {}", bearer.to_str().unwrap());
+        }
         state.calls.push(call.clone());
         if let Some((_, status)) = state.refusals.iter().find(|(refused, _)| *refused == call) {
             let code = status["code"].as_u64().unwrap() as u16;

@@ -1,5 +1,6 @@
 //! The way to the Kubernetes API: a client that does not wait for ever, and its errors as text.
 
+mod bearer;
 #[cfg(test)]
 pub(crate) mod fake;
 mod node;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use kube::runtime::watcher;
 use kube::{Client, Config};
 
+pub use self::bearer::BearerClient;
 pub use self::node::remove_taint;
 use crate::error::with_causes;
 
@@ -43,17 +45,22 @@ impl Access {
     ///
     /// When neither says where it is, or not in a form that can be used.
     pub async fn find(namespace: Option<String>) -> Result<Self, AccessError> {
-        let mut config = Config::infer().await.map_err(AccessError::Unknown)?;
+        let config = config().await?;
         let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
-        config.connect_timeout = Some(CONNECT_TIMEOUT);
-        // A watch is silent for up to a minute between bookmarks, and ends after five.
-        config.read_timeout = Some(READ_TIMEOUT);
-        config.reset_reader_on_write = true;
-        // Whoever asks has a better plan for the next attempt.
-        config.default_retry = false;
         let client = Client::try_from(config).map_err(AccessError::Client)?;
         Ok(Self { client, namespace })
     }
+}
+
+async fn config() -> Result<Config, AccessError> {
+    let mut config = Config::infer().await.map_err(AccessError::Unknown)?;
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    // A watch is silent for up to a minute between bookmarks, and ends after five.
+    config.read_timeout = Some(READ_TIMEOUT);
+    config.reset_reader_on_write = true;
+    // Whoever asks has a better plan for the next attempt.
+    config.default_retry = false;
+    Ok(config)
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

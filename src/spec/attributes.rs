@@ -10,6 +10,8 @@ pub use page::markdown;
 pub(super) use table::Name;
 use table::TABLE;
 
+use super::tokens::TOKENS;
+
 /// One volume attribute.
 #[derive(Clone, Copy, Debug)]
 pub struct Attribute {
@@ -113,9 +115,6 @@ pub fn is_secret(key: &str) -> bool {
         None => key == TOKENS || key.to_ascii_lowercase().contains("password"),
     }
 }
-
-/// The key, in attributes or in secrets, under which kubelet hands over service account tokens.
-pub const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
 
 /// The keys of `nodePublishSecretRef` that `attributes` refer to; nothing else of it is needed.
 pub fn referenced_secret_keys(attributes: &BTreeMap<String, String>) -> Vec<&str> {

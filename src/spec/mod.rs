@@ -10,6 +10,7 @@ pub mod layout;
 pub mod object;
 pub mod policy;
 pub mod request;
+pub mod tokens;
 pub mod values;
 pub mod variables;
 pub mod volume;

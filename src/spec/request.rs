@@ -17,6 +17,7 @@ use self::problems::tame;
 use self::reader::{Reader, is_dns_label, is_dns_subdomain};
 use super::attributes::{is_secret, referenced_secret_keys};
 use super::layout::{FileLayout, Password};
+use super::tokens::PodTokens;
 use super::values::{ValueError, quoted};
 use super::variables::Variables;
 use super::volume::{IssuerRef, PodRef, TargetPath, VolumeId};
@@ -41,6 +42,9 @@ pub struct PublishRequest {
     pub ownership: Ownership,
     /// Attributes to hand to the issuer, such as `venafi.cert-manager.io/custom-fields`.
     pub annotations: BTreeMap<String, String>,
+    /// Tokens of the pod's service account. Whoever has the call they came with puts them here:
+    /// they are not part of what is asked.
+    pub tokens: PodTokens,
     /// Things that work but that the pod's owner should know, such as a misspelt attribute.
     pub warnings: Vec<String>,
 }
@@ -177,6 +181,7 @@ impl PublishRequest {
             files,
             ownership,
             annotations,
+            tokens: PodTokens::default(),
             warnings,
         })
     }

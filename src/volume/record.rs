@@ -17,8 +17,8 @@ use zeroize::Zeroizing;
 
 use super::Result;
 use super::directory::Directory;
-use crate::spec::attributes::TOKENS;
 use crate::spec::request::{NodeContext, PublishRequest, RawRequest, RequestError, Secrets};
+use crate::spec::tokens::TOKENS;
 
 /// What is needed to carry on after a restart: the request as it came, less tokens. Passwords are
 /// kept apart from the rest, and neither is ever printed.

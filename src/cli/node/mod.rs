@@ -158,6 +158,14 @@ struct IssuerArgs {
     )]
     namespace: Option<String>,
 
+    /// Ask cert-manager in the name of each pod, with the token of its service account
+    ///
+    /// The CSIDriver object then needs tokenRequests with the audience "",
+    /// serviceAccountTokenInSecrets: true and requiresRepublish: true, and the pods' service
+    /// accounts the right to create certificaterequests.
+    #[arg(long, env = "CERTMOUNT_USE_TOKEN_REQUEST", conflicts_with = "config_dir")]
+    use_token_request: bool,
+
     /// What Kubernetes sets in every pod
     #[arg(long, env = "KUBERNETES_SERVICE_HOST", value_name = "HOST", hide = true)]
     kubernetes_service_host: Option<String>,
@@ -311,6 +319,7 @@ impl IssuerArgs {
             Some(dir) => Source::Folder(dir),
             None => Source::Kubernetes {
                 namespace: self.namespace,
+                as_pods: self.use_token_request,
                 scope: scope(self.issuer_namespaces),
             },
         }

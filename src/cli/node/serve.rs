@@ -47,6 +47,8 @@ pub(super) enum Source {
         /// The driver's own, if it is not that of its service account.
         namespace: Option<String>,
         scope: Scope,
+        /// Whether pods ask cert-manager themselves.
+        as_pods: bool,
     },
 }
 
@@ -72,6 +74,10 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
         registration.clear()?;
     }
 
+    let as_pods = match plan.source {
+        Source::Kubernetes { as_pods: true, .. } => Some(Access::for_bearers().await?),
+        _ => None,
+    };
     let (config, access) = start_config(plan.source, plan.cluster, clock.clone()).await?;
     let mut issuers = config.issuers;
     let mut events = None;
@@ -84,7 +90,11 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
             key,
         });
         let Access { client, namespace } = access;
-        issuers = issuers.with_foreign(KubernetesIssuers::new(&client, node_name, &namespace));
+        let mut foreign = KubernetesIssuers::new(&client, node_name, &namespace);
+        if let Some(as_pods) = as_pods {
+            foreign = foreign.as_pods(as_pods);
+        }
+        issuers = issuers.with_foreign(foreign);
         events = Some(Events::start(client, driver_name, node_name, clock.clone()));
     }
     let (reports, reported) = mpsc::unbounded_channel();
@@ -177,7 +187,7 @@ async fn start_config(
 ) -> Result<(Running, Option<Access>)> {
     Ok(match source {
         Source::Folder(dir) => (config::start(&dir, cluster, clock)?, None),
-        Source::Kubernetes { namespace, scope } => {
+        Source::Kubernetes { namespace, scope, .. } => {
             let access = Access::find(namespace).await?;
             (config::kubernetes::start(&access, scope, cluster, clock), Some(access))
         }

@@ -9,6 +9,7 @@ use crate::issuer::{
 use crate::spec::fixture::{pod, spec};
 use crate::spec::object::{self, IssuerObject, Object};
 use crate::spec::request::CertificateSpec;
+use crate::spec::tokens::PodTokens;
 use crate::spec::volume::VolumeId;
 use crate::x509::{
     BasicConstraints, Bundle, CertificationRequest, DistinguishedName, ExtendedKeyUsage,
@@ -107,6 +108,7 @@ async fn order(issuer: &dyn Issuer, spec: &CertificateSpec) -> Result<Bundle, Is
         request: &request,
         annotations: &BTreeMap::new(),
         key: &key,
+        tokens: &PodTokens::default(),
         handle: &NoHandle,
         issuers: &Issuers::channel(IssuerSet::default()).1,
     };

@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::certificates;
 use super::name::{Name, forget, labels, requester_label};
-use super::tracker::{Answer, Progress, Request, Tracker};
+use super::tracker::{Answer, Author, Progress, Request, Tracker};
 use crate::issuer::{IssueError, IssueErrorKind, Issuer, Order, default_usages};
-use crate::kubernetes::excerpt;
-use crate::spec::volume::IssuerRef;
+use crate::kubernetes::{BearerClient, excerpt};
+use crate::spec::volume::{IssuerRef, PodRef};
 use crate::x509::{BasicConstraints, Issued};
 
 /// Asks the issuer that a volume names, through cert-manager's API.
@@ -26,6 +26,8 @@ pub(super) struct CertificateRequestIssuer {
     issuer: IssuerRef,
     /// The driver's: where it asks for what is for no namespace.
     home: Arc<str>,
+    /// The way to ask as the pod; the driver asks where there is none, and for a node.
+    as_pod: Option<BearerClient>,
 }
 
 impl CertificateRequestIssuer {
@@ -33,10 +35,26 @@ impl CertificateRequestIssuer {
         requests: Arc<Tracker<CertificateRequest>>,
         issuer: IssuerRef,
         home: Arc<str>,
+        as_pod: Option<BearerClient>,
     ) -> Self {
-        Self { requests, issuer, home }
+        Self { requests, issuer, home, as_pod }
+    }
+
+    fn author<'a>(&'a self, order: &Order<'a>) -> Author<'a> {
+        let (Some(client), Some(pod)) = (&self.as_pod, order.requester.pod()) else {
+            return Author::Driver;
+        };
+        let PodRef { namespace, service_account, .. } = pod;
+        Author::Pod {
+            client,
+            token: order.tokens.get(Some(API_SERVER)),
+            account: format!("service account {namespace}/{service_account}"),
+        }
     }
 }
+
+/// In a CSIDriver's tokenRequests, the audience that is the API server's own.
+const API_SERVER: &str = "";
 
 #[async_trait]
 impl Issuer for CertificateRequestIssuer {
@@ -44,7 +62,7 @@ impl Issuer for CertificateRequestIssuer {
         let namespace = order.requester.namespace().unwrap_or(&self.home);
         let name = Name::of_order(Some(namespace), &order)?;
         let make = || CertificateRequest::new(&name, self.requests.node(), &self.issuer, &order);
-        let decision = self.requests.decision(&name, make).await?;
+        let decision = self.requests.decision(&name, &self.author(&order), make).await?;
         forget(&order)?;
         self.requests.tidy(&requester_label(order.requester), &name, decision.is_ok());
         let Answer { certificate, ca } = decision?;

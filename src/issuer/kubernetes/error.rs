@@ -41,6 +41,38 @@ pub(super) fn api_error(action: &str, error: kube::Error) -> IssueError {
     IssueError { retry_after, ..IssueError::new(kind, message) }
 }
 
+/// The same for what `account` was to do itself.
+pub(super) fn pod_error(action: &str, account: &str, error: kube::Error) -> IssueError {
+    match &error {
+        kube::Error::Api(status) if status.code == 401 => IssueError::new(
+            IssueErrorKind::Unavailable,
+            format!(
+                "the API server does not take the token of {account}, which was to {action}; \
+                 kubelet hands over a new one before the old one ends"
+            ),
+        ),
+        kube::Error::Api(status) if status.code == 403 && status.message.contains("cannot") => {
+            let said = excerpt(&status.message);
+            let message = format!(
+                "{account} may not {action}: give it a Role in that namespace with the verb create \
+                 for certificaterequests.cert-manager.io: {said}"
+            );
+            IssueError::new(IssueErrorKind::Config, message)
+        }
+        _ => api_error(action, error),
+    }
+}
+
+/// There is nothing to act as `account` with.
+pub(super) fn no_token(action: &str, account: &str) -> IssueError {
+    let message = format!(
+        "{account} is to {action}, and kubelet has not handed over its token yet: the CSIDriver \
+         object needs tokenRequests with the audience \"\", serviceAccountTokenInSecrets: true and \
+         requiresRepublish: true"
+    );
+    IssueError::new(IssueErrorKind::Unavailable, message)
+}
+
 /// Whether it is the kind that is missing, and not the object or its namespace.
 fn is_kind_missing(status: &Status) -> bool {
     status.message.contains("could not find the requested resource")
@@ -79,6 +111,21 @@ mod tests {
         }
         assert!(told(403, forbidden).message.contains("ClusterRole"));
         assert!(told(404, table[4].1).message.contains("install"));
+    }
+
+    #[test]
+    fn a_pod_is_told_what_its_service_account_lacks() {
+        let told = |code, message: &str| {
+            let status = Status::failure(message, "Reason").with_code(code);
+            let error = kube::Error::Api(status.boxed());
+            pod_error("create a CertificateRequest", "service account shop/web", error)
+        };
+        let forbidden = told(403, "certificaterequests is forbidden: User \"x\" cannot create it");
+        assert_eq!(forbidden.kind, IssueErrorKind::Config);
+        assert!(forbidden.message.contains("service account shop/web may not create"));
+        assert!(!forbidden.message.contains("ClusterRole"), "{}", forbidden.message);
+        assert_eq!(told(401, "Unauthorized").kind, IssueErrorKind::Unavailable);
+        assert_eq!(told(403, "admission webhook denied it").kind, IssueErrorKind::Denied);
     }
 
     #[test]

@@ -26,6 +26,7 @@ use self::name::{Name, node_label};
 use self::signing_request::{SigningRequest, SigningRequestIssuer};
 use self::tracker::Tracker;
 use super::{IssueError, IssueErrorKind, Issuer};
+use crate::kubernetes::BearerClient;
 use crate::spec::volume::IssuerRef;
 use crate::x509::{Certificate, certificates_from_pem};
 
@@ -34,6 +35,7 @@ pub struct KubernetesIssuers {
     certificate_requests: Arc<Tracker<CertificateRequest>>,
     signing_requests: Arc<Tracker<SigningRequest>>,
     home: Arc<str>,
+    as_pods: Option<BearerClient>,
 }
 
 /// The group whose issuers are the signers of Kubernetes' own `CertificateSigningRequest`.
@@ -48,7 +50,15 @@ impl KubernetesIssuers {
             certificate_requests: Arc::new(Tracker::new(client.clone(), node.clone())),
             signing_requests: Arc::new(Tracker::new(client.clone(), node)),
             home: home.into(),
+            as_pods: None,
         }
+    }
+
+    /// The same, but each pod asks for `CertificateRequest`s itself, with its own token. What it
+    /// may ask for is then for cert-manager's approvers to judge by its service account.
+    #[must_use]
+    pub fn as_pods(self, client: BearerClient) -> Self {
+        Self { as_pods: Some(client), ..self }
     }
 
     /// The way to the issuer that `reference` names; whether there is one shows when it is asked.
@@ -62,6 +72,7 @@ impl KubernetesIssuers {
                 Arc::clone(&self.certificate_requests),
                 reference.clone(),
                 Arc::clone(&self.home),
+                self.as_pods.clone(),
             )),
         }
     }

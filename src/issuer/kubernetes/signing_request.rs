@@ -16,7 +16,7 @@ use kube::{Api, Client, ResourceExt as _};
 
 use super::certificates;
 use super::name::{Name, forget, labels};
-use super::tracker::{Answer, Progress, Request, Tracker};
+use super::tracker::{Answer, Author, Progress, Request, Tracker};
 use crate::issuer::{IssueError, IssueErrorKind, Issuer, Order, Requester, default_usages};
 use crate::kubernetes::excerpt;
 use crate::x509::Issued;
@@ -42,7 +42,7 @@ impl Issuer for SigningRequestIssuer {
     async fn issue(&self, order: Order<'_>) -> Result<Issued, IssueError> {
         let name = Name::of_order(None, &order)?;
         let make = || request(&name, self.requests.node(), &self.signer, &order);
-        let decision = self.requests.decision(&name, make).await?;
+        let decision = self.requests.decision(&name, &Author::Driver, make).await?;
         forget(&order)?;
         let chain = certificates("status.certificate", &name, &decision?.certificate)?;
         Ok(Issued { chain, trust_anchors: Vec::new() })

@@ -12,6 +12,7 @@ use crate::issuer::{HandleStore, IssueErrorKind, IssuerKey, IssuerSet, Issuers, 
 use crate::kubernetes::fake::FakeApi;
 use crate::spec::fixture;
 use crate::spec::request::CertificateSpec;
+use crate::spec::tokens::PodTokens;
 use crate::spec::volume::VolumeId;
 use crate::x509::{
     BasicConstraints, CertificationRequest, DistinguishedName, ExtendedKeyUsage, GeneralName,
@@ -27,6 +28,7 @@ struct Volume {
     handle: Handle,
     issuer: IssuerRef,
     annotations: BTreeMap<String, String>,
+    tokens: PodTokens,
 }
 
 #[derive(Debug, Default)]
@@ -54,6 +56,7 @@ impl Volume {
                 name: name.to_owned(),
             },
             annotations: BTreeMap::new(),
+            tokens: PodTokens::default(),
         }
     }
 
@@ -80,6 +83,7 @@ impl Volume {
             spec: &spec,
             annotations: &self.annotations,
             key: &self.key,
+            tokens: &self.tokens,
             handle: &self.handle,
             issuers: &Issuers::channel(IssuerSet::default()).1,
         };
@@ -472,4 +476,58 @@ async fn a_node_asks_in_the_namespace_of_its_issuer_or_else_in_the_drivers() {
         assert!(metadata.get("ownerReferences").is_none(), "no pod owns it");
         assert_eq!(metadata["labels"]["certmount.dev/node"], "node-1");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_asks_with_its_newest_token() {
+    let api = FakeApi::default();
+    let issuers = as_pods(&api);
+    let mut volume = Volume::new("cert-manager.io", "ca");
+    for token in ["first", "second"] {
+        volume.tokens = tokens(token);
+        let attempt = begin(&Arc::new(volume), &issuers);
+        until_called(&api, &format!("POST certificaterequests by Bearer {token}"), 1).await;
+        attempt.abort();
+        volume = Volume::new("cert-manager.io", "ca");
+    }
+    let listed = api.calls().into_iter().find(|call| call.starts_with("LIST")).unwrap();
+    assert_eq!(listed, "LIST certificaterequests", "the driver watches for all pods");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_without_a_token_is_told_what_is_missing() {
+    let api = FakeApi::default();
+    let volume = Volume::new("cert-manager.io", "ca");
+    let error = volume.attempt(&as_pods(&api)).await.unwrap_err();
+    assert_eq!(error.kind, IssueErrorKind::Unavailable);
+    for words in ["service account shop/web", "tokenRequests", "serviceAccountTokenInSecrets"] {
+        assert!(error.message.contains(words), "{}", error.message);
+    }
+    assert!(api.objects(REQUESTS).is_empty(), "the driver does not ask in its place");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_under_way_needs_no_token_after_a_restart() {
+    let api = FakeApi::default();
+    let mut volume = Volume::new("cert-manager.io", "ca");
+    volume.tokens = tokens("t0ken");
+    let error = volume.attempt(&as_pods(&api)).await.unwrap_err();
+    assert_eq!(error.kind, IssueErrorKind::Pending);
+    volume.tokens = PodTokens::default();
+    sign(&api, &volume);
+    volume.attempt(&as_pods(&api)).await.unwrap();
+    assert_eq!(api.objects(REQUESTS).len(), 1);
+}
+
+fn as_pods(api: &FakeApi) -> Arc<KubernetesIssuers> {
+    let issuers = KubernetesIssuers::new(&api.client(), "node-1", "certmount-system");
+    Arc::new(issuers.as_pods(BearerClient::new(api.client())))
+}
+
+/// As kubelet hands them over, for the API server and for another.
+fn tokens(token: &str) -> PodTokens {
+    let ends = "2026-01-01T00:00:00Z";
+    let json = json!({"": {"token": token, "expirationTimestamp": ends},
+        "vault": {"token": "other", "expirationTimestamp": ends}});
+    PodTokens::from_json(&json.to_string()).unwrap()
 }

@@ -17,10 +17,11 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::error::api_error;
+use super::error::{api_error, no_token, pod_error};
 use super::name::{NODE_LABEL, Name, VOLUME_LABEL};
 use crate::issuer::{IssueError, IssueErrorKind};
-use crate::kubernetes::watch_reason;
+use crate::kubernetes::{BearerClient, watch_reason};
+use crate::spec::tokens::PodToken;
 
 /// A kind of object by which the API server is asked for a certificate.
 pub(super) trait Request:
@@ -56,6 +57,19 @@ pub(super) enum Progress {
 pub(super) struct Answer {
     pub(super) certificate: Vec<u8>,
     pub(super) ca: Vec<u8>,
+}
+
+/// In whose name a request is made, for those who decide about it.
+#[derive(Debug)]
+pub(super) enum Author<'a> {
+    Driver,
+    Pod {
+        client: &'a BearerClient,
+        /// What kubelet last handed over; it does so a minute or so after a restart.
+        token: Option<&'a PodToken>,
+        /// The pod's service account, for people.
+        account: String,
+    },
 }
 
 /// How a request ended.
@@ -123,7 +137,7 @@ impl<K: Request> Tracker<K> {
         &self.node
     }
 
-    /// Has the request `name` decided: makes it, unless it is there, and waits.
+    /// Has the request `name` decided: makes it as `author`, unless it is there, and waits.
     ///
     /// # Errors
     ///
@@ -132,12 +146,13 @@ impl<K: Request> Tracker<K> {
     pub(super) async fn decision(
         &self,
         name: &Name,
+        author: &Author<'_>,
         make: impl FnOnce() -> K,
     ) -> Result<Decision, IssueError> {
         self.watch.get_or_init(|| self.start_watch());
         let (mut progress, made, told) = lock(&self.board).await_progress(name);
         if !made {
-            let object = self.submit(name, make()).await?;
+            let object = self.submit(name, author, make()).await?;
             lock(&self.board).submitted(name, &object);
         }
         let mut deadline = Instant::now() + if told.is_some() { LONGEST_WAIT } else { PATIENCE };
@@ -161,7 +176,7 @@ impl<K: Request> Tracker<K> {
     }
 
     /// Makes `object`, or reads the one of its name that an earlier attempt made.
-    async fn submit(&self, name: &Name, object: K) -> Result<K, IssueError> {
+    async fn submit(&self, name: &Name, author: &Author<'_>, object: K) -> Result<K, IssueError> {
         let _turn = self.writes.acquire().await.expect("the semaphore is never closed");
         let api = K::api(self.client.clone(), name.namespace.as_deref());
         let to = |verb| match &name.namespace {
@@ -169,12 +184,30 @@ impl<K: Request> Tracker<K> {
             None => format!("{verb} a {}", K::kind(&())),
         };
         let create = to("create");
-        match in_time(&create, api.create(&PostParams::default(), &object)).await {
-            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+        let made = match author {
+            Author::Driver => in_time(&create, api.create(&PostParams::default(), &object)).await,
+            Author::Pod { client, token: Some(token), .. } => {
+                let namespace = name.namespace.as_deref();
+                let call = client.create(K::api, namespace, &object, token.secret());
+                in_time(&create, call).await
+            }
+            // An earlier process may have had one.
+            Author::Pod { token: None, account, .. } => {
+                let read = to("read");
+                let found = in_time(&read, api.get_opt(&name.name)).await;
+                let found = found.map_err(|error| api_error(&read, error))?;
+                return found.ok_or_else(|| no_token(&create, account));
+            }
+        };
+        match (made, author) {
+            (Err(kube::Error::Api(status)), _) if status.is_already_exists() => {
                 let read = to("read");
                 in_time(&read, api.get(&name.name)).await.map_err(|error| api_error(&read, error))
             }
-            created => created.map_err(|error| api_error(&create, error)),
+            (made, Author::Driver) => made.map_err(|error| api_error(&create, error)),
+            (made, Author::Pod { account, .. }) => {
+                made.map_err(|error| pod_error(&create, account, error))
+            }
         }
     }
 

@@ -29,6 +29,7 @@ impl Life {
             request: &csr,
             annotations: &request.annotations,
             key: &key,
+            tokens: &request.tokens,
             handle: &handle,
             issuers: &self.shared.settings.issuers,
         };
