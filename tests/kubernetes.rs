@@ -271,6 +271,63 @@ fn a_pod_asks_in_its_own_name() {
     });
 }
 
+#[test]
+#[ignore = "needs etcd, kube-apiserver and cert-manager's controller; .ci/run builds them"]
+fn a_pod_of_the_host_network_gets_its_address() {
+    namespaced_async(|| async {
+        let api = Api::start();
+        api.apply(
+            "{apiVersion: certmount.dev/v1alpha1, kind: ClusterIssuer, metadata: {name: self},
+              spec: {selfSigned: {}, policy: [{ipRanges: [10.0.0.0/24]}]}}",
+        );
+        let plugin = Plugin::with_kubernetes(&api.driver(), &[]);
+        let kubelet = plugin.kubelet();
+        let volume = |pod: &str, uid: &str| {
+            let attributes =
+                [("certmount.dev/issuer-name", "self"), ("certmount.dev/ip-sans", "${POD_IP}")];
+            let mut volume = web(pod, &attributes);
+            volume.pod.uid = uid.to_owned();
+            volume
+        };
+        let pod = |name: &str, host_network: bool| {
+            api.apply(&format!(
+                "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: shop}},
+                  spec: {{hostNetwork: {host_network}, containers: [{{name: a, image: a}}]}}}}"
+            ));
+            let get = ["get", "pod", name, "-n", "shop", "-o", "jsonpath={.metadata.uid}"];
+            api.kubectl(&get)
+        };
+        let of_host = volume("host", &pod("host", true));
+        let status = kubelet.publish(&of_host).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(status.message().contains("does not know the pod's IP address yet"), "{status}");
+        api.kubectl(&[
+            "patch",
+            "pod",
+            "host",
+            "-n",
+            "shop",
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            r#"{"status": {"hostIP": "10.0.0.7", "podIP": "10.0.0.7"}}"#,
+        ]);
+        let target = until_published(&kubelet, &of_host).await;
+        assert_eq!(leaf(&target).names(), ["dns:web.shop.svc", "ip:10.0.0.7"]);
+
+        // What is there needs nobody to ask again.
+        api.kubectl(&["delete", "pod", "host", "-n", "shop", "--force"]);
+        kubelet.publish(&of_host).await.unwrap();
+
+        let other = volume("other", &pod("other", false));
+        let status = kubelet.publish(&other).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains("POD_IP is not known yet"), "{status}");
+        kubelet.unpublish(&of_host).await.unwrap();
+        assert!(plugin.leftovers().is_empty());
+    });
+}
+
 /// Where kubelet puts the tokens of a pod's service account.
 const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
 

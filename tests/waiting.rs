@@ -137,7 +137,8 @@ impl Node {
         });
         let shutdown = CancellationToken::new();
         let listener = Listener::bind(&folder.path().join("csi.sock")).unwrap();
-        let plugin = Plugin { renewer, node, ready: watch::Sender::new(true).subscribe() };
+        let plugin =
+            Plugin { renewer, node, access: None, ready: watch::Sender::new(true).subscribe() };
         let serving = tokio::spawn(plugin.serve(listener, shutdown.clone()));
         Self { folder, answer, asked, shutdown, serving }
     }

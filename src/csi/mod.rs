@@ -21,6 +21,7 @@ pub use identity::driver_name;
 pub use registration::{Registration, RegistrationState};
 pub use server::{BindError, Endpoint, EndpointError, Listener, ServeError};
 
+use crate::kubernetes::Access;
 use crate::renew::Renewer;
 use crate::spec::request::NodeContext;
 use identity::IdentityService;
@@ -35,6 +36,8 @@ pub struct Plugin {
     pub renewer: Renewer,
     /// The driver's name as [`driver_name`] takes it, and the node's, which is also its CSI id.
     pub node: NodeContext,
+    /// Knows the addresses of pods, where there is a Kubernetes API.
+    pub access: Option<Access>,
     /// What `Probe` answers.
     pub ready: watch::Receiver<bool>,
 }
@@ -51,9 +54,9 @@ impl Plugin {
         listener: Listener,
         shutdown: CancellationToken,
     ) -> Result<(), ServeError> {
-        let Self { renewer, node, ready } = self;
+        let Self { renewer, node, access, ready } = self;
         let identity = IdentityService { driver_name: node.driver_name.clone(), ready };
-        let node = NodeService { renewer, node, shutdown: shutdown.clone() };
+        let node = NodeService { renewer, node, access, shutdown: shutdown.clone() };
         let routes = Routes::new(IdentityServer::new(identity)).add_service(NodeServer::new(node));
         server::serve(listener, routes, shutdown).await
     }

@@ -3,6 +3,7 @@
 //! Calls only wait for work that tasks of the renewer do, so that a caller who goes away stops
 //! nothing. Each failed call is logged once, here, without attributes or secrets.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
@@ -15,6 +16,7 @@ use super::proto::csi::node_service_capability::{Rpc, Type, rpc};
 use super::proto::csi::volume_usage::Unit;
 use super::proto::csi::*;
 use super::{deadline, request, status};
+use crate::kubernetes::Access;
 use crate::renew::Renewer;
 use crate::spec::request::NodeContext;
 use crate::spec::volume::{PodRef, VolumeId};
@@ -24,6 +26,7 @@ use crate::spec::volume::{PodRef, VolumeId};
 pub(super) struct NodeService {
     pub(super) renewer: Renewer,
     pub(super) node: NodeContext,
+    pub(super) access: Option<Access>,
     /// Ends every wait.
     pub(super) shutdown: CancellationToken,
 }
@@ -34,8 +37,8 @@ impl NodeService {
         request: NodePublishVolumeRequest,
         deadline: Instant,
     ) -> Result<(), Status> {
-        // Nobody has asked for the pod's address.
-        let (request, record) = request::publish(request, &self.node, None)?;
+        let pod_ip = self.pod_ip(&request).await?;
+        let (request, record) = request::publish(request, &self.node, pod_ip)?;
         let (volume, pod) = (request.volume.clone(), name_of(&request.pod));
         let warnings = request.warnings.clone();
         let publication = self
@@ -55,6 +58,19 @@ impl NodeService {
             }
             () = self.shutdown.cancelled() => Err(status::of_shutdown()),
         }
+    }
+
+    /// The pod's address, if the volume may need it and the Kubernetes API knows it. A volume that is
+    /// there needs no API server: it goes on with what was known when it was first published.
+    async fn pod_ip(&self, request: &NodePublishVolumeRequest) -> Result<Option<IpAddr>, Status> {
+        let Some(access) = &self.access else { return Ok(None) };
+        let Some((volume, pod)) = request::needs_pod_ip(request)? else { return Ok(None) };
+        if let Some(record) = self.renewer.record(&volume) {
+            return Ok(record.raw().pod_ip);
+        }
+        let PodRef { namespace, name, uid, .. } = &pod;
+        let known = access.host_network_ip(namespace, name, uid).await;
+        known.map_err(|error| status::of_pod_ip_error(&error))
     }
 
     async fn unpublish(&self, request: NodeUnpublishVolumeRequest) -> Result<(), Status> {

@@ -11,9 +11,10 @@ use super::proto::csi::volume_capability::access_mode::Mode;
 use super::proto::csi::volume_capability::{AccessType, MountVolume};
 use super::proto::csi::{NodePublishVolumeRequest, NodeUnpublishVolumeRequest, VolumeCapability};
 use super::status;
+use crate::spec::attributes;
 use crate::spec::request::{NodeContext, PublishRequest, RawRequest, Secrets};
 use crate::spec::tokens::{PodTokens, TOKENS};
-use crate::spec::volume::{TargetPath, VolumeId};
+use crate::spec::volume::{PodRef, TargetPath, VolumeId};
 use crate::volume::Record;
 
 /// Reads a publish request. `pod_ip` is the pod's address where anybody knows it: kubelet does not
@@ -61,6 +62,30 @@ pub(super) fn publish(
     parsed.tokens = tokens.unwrap_or_default();
     secrets.keep_referenced(&attributes);
     Ok((parsed, Record::new(raw, readonly, secrets)))
+}
+
+/// The volume and the pod whose address may be needed to read the request; most need none.
+///
+/// # Errors
+///
+/// As for [`publish`], as far as the request says which volume of which pod.
+pub(super) fn needs_pod_ip(
+    request: &NodePublishVolumeRequest,
+) -> Result<Option<(VolumeId, PodRef)>, Status> {
+    if !attributes::may_ask_for_pod_ip(&request.volume_context) {
+        return Ok(None);
+    }
+    let attributes: BTreeMap<String, String> = request.volume_context.clone().into_iter().collect();
+    let raw = RawRequest {
+        volume_id: &request.volume_id,
+        target_path: &request.target_path,
+        attributes: &attributes,
+        volume_mount_group: "",
+        pod_ip: None,
+    };
+    let identity = raw.identity().map_err(|error| status::of_request_error(&error))?;
+    let (volume, _, pod) = identity;
+    Ok(Some((volume, pod)))
 }
 
 /// Reads an unpublish request. `None` where the path is not one that kubelet makes for the volume:
@@ -234,6 +259,39 @@ mod tests {
             request.volume_context.insert(TOKENS.into(), json.into());
         };
         assert_eq!(read(forged).unwrap().0.tokens.audiences().count(), 0);
+    }
+
+    #[test]
+    fn the_api_is_asked_only_for_pods_whose_address_may_matter() {
+        let needed = |attribute: &str, value: &str| {
+            let volume = InlineVolume::new("shop", "web-0", &[(attribute, value)]);
+            let target = Kubelet::new("/k", "/s").target(&volume);
+            needs_pod_ip(&NodePublishVolumeRequest {
+                volume_id: volume.id(),
+                target_path: target.to_str().unwrap().into(),
+                volume_context: volume.context(),
+                ..Default::default()
+            })
+        };
+        for (attribute, value) in [
+            ("certmount.dev/ip-sans", "10.0.0.1"),
+            ("csi.cert-manager.io/ip-sans", "${POD_IP}"),
+            ("certmount.dev/common-name", "$POD_IP"),
+        ] {
+            let (_, pod) = needed(attribute, value).unwrap().unwrap();
+            assert_eq!(pod.name, "web-0");
+        }
+        for (attribute, value) in
+            [("certmount.dev/common-name", "${POD_NAME}"), ("example.com/ip-sans", "$POD_IP")]
+        {
+            assert!(needed(attribute, value).unwrap().is_none());
+        }
+        let forged = read(|request| {
+            request.volume_context.insert("certmount.dev/ip-sans".into(), "10.0.0.1".into());
+            request.volume_context.insert("csi.storage.k8s.io/pod.name".into(), "../x".into());
+            needs_pod_ip(request).unwrap_err();
+        });
+        forged.unwrap_err();
     }
 
     #[test]

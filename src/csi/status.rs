@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 
 use crate::error::with_causes;
 use crate::issuer::IssueErrorKind;
+use crate::kubernetes::PodIpError;
 use crate::renew::{NotReady, PublishError};
 use crate::spec::request::{RequestError, RequestErrorKind};
 use crate::volume::VolumeIoError;
@@ -25,6 +26,11 @@ pub(super) fn of_request_error(error: &RequestError) -> Status {
         RequestErrorKind::Forged => Code::PermissionDenied,
     };
     status(code, error)
+}
+
+/// A pod whose address is not known now. Nothing is made yet, and kubelet asks again.
+pub(super) fn of_pod_ip_error(error: &PodIpError) -> Status {
+    status(Code::Unavailable, error)
 }
 
 /// A publish that was not accepted.

@@ -4,6 +4,7 @@ mod bearer;
 #[cfg(test)]
 pub(crate) mod fake;
 mod node;
+mod pods;
 
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use kube::{Client, Config};
 
 pub use self::bearer::BearerClient;
 pub use self::node::remove_taint;
+pub use self::pods::PodIpError;
+
 use crate::error::with_causes;
 
 /// The Kubernetes API as this process may use it. Cheap to clone.

@@ -307,6 +307,14 @@ impl Renewer {
         }
     }
 
+    /// What was asked for when the volume was published, if it is there.
+    pub fn record(&self, volume: &VolumeId) -> Option<Arc<Record>> {
+        match self.shared.lock().volumes.get(volume)? {
+            Slot::Live(task) => Some(task.record()),
+            Slot::Removing(_) => None,
+        }
+    }
+
     /// Ends all tasks, whose writes under way are finished first, and leaves the volumes mounted.
     /// Nothing is published after this.
     pub async fn drain(&self) {

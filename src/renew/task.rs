@@ -164,6 +164,10 @@ impl VolumeTask {
         self.progress.clone()
     }
 
+    pub(super) fn record(&self) -> Arc<Record> {
+        Arc::clone(&self.record)
+    }
+
     pub(super) fn target(&self) -> SharedTarget {
         Arc::clone(&self.target)
     }

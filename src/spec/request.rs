@@ -149,6 +149,17 @@ impl RequestError {
 #[derive(Default)]
 pub struct Secrets(pub BTreeMap<String, Zeroizing<String>>);
 
+impl RawRequest<'_> {
+    /// Which volume for which pod, checked against each other.
+    ///
+    /// # Errors
+    ///
+    /// As for [`PublishRequest::parse`], as far as it is about that.
+    pub fn identity(&self) -> Result<(VolumeId, TargetPath, PodRef), RequestError> {
+        identity(self)
+    }
+}
+
 impl PublishRequest {
     /// Reads a request. Of the keys of `nodePublishSecretRef` in `secrets` only the passwords that
     /// the attributes refer to are taken; the attributes in it are read as those in `raw` are.

@@ -82,7 +82,7 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
     let mut issuers = config.issuers;
     let mut events = None;
     let mut untaint = None;
-    if let Some(access) = access {
+    if let Some(access) = access.clone() {
         let NodeContext { driver_name, node_name } = &plan.node;
         untaint = plan.startup_taint.map(|key| Untaint {
             access: access.clone(),
@@ -130,7 +130,7 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
     let listener = Listener::bind(plan.endpoint.path())?;
     let (ready, is_ready) = watch::channel(true);
     let mut parts = JoinSet::new();
-    let plugin = Plugin { renewer: renewer.clone(), node: plan.node, ready: is_ready };
+    let plugin = Plugin { renewer: renewer.clone(), node: plan.node, access, ready: is_ready };
     let token = shutdown.clone();
     parts.spawn(async { plugin.serve(listener, token).await.map_err(Error::from) });
     drop(opening);
