@@ -476,12 +476,15 @@ fn what_is_left_of_a_forgotten_volume_is_reported() {
         let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
         mount(none, parent, none, read_only, none).unwrap();
         world.sleep(Duration::from_secs(700)).await;
-        let message = loop {
-            let report = world.reports.recv().await.expect("the renewer lives");
-            if let Outcome::NotRemoved { message } = report.outcome {
-                break message;
+        let told = async {
+            loop {
+                let report = world.reports.recv().await.expect("the renewer lives");
+                if let Outcome::NotRemoved { message } = report.outcome {
+                    return message;
+                }
             }
         };
+        let message = tokio::time::timeout(HOUR, told).await.expect("it is reported");
         assert!(message.contains(target.to_str().unwrap()), "{message}");
         assert!(world.renewer.volumes().is_empty());
 

@@ -6,6 +6,7 @@
 mod attributes;
 mod ca;
 mod check;
+mod cluster;
 mod completions;
 mod crds;
 mod demo;

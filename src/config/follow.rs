@@ -49,16 +49,7 @@ pub(super) async fn follow(
                 return;
             }
         }
-        problems.send_if_modified(|before| {
-            let differ = *before != said;
-            *before = said;
-            differ
-        });
-        issuers.send_if_modified(|before| {
-            let differ = !same(before, &set);
-            *before = Arc::new(set);
-            differ
-        });
+        make_known(set, said, &issuers, &problems);
         tokio::select! {
             () = settled(&changes) => {}
             () = tokio::time::sleep(POLL) => {}
@@ -94,8 +85,27 @@ fn refresh(source: &mut Source, watches: &mut Watches) -> (IssuerSet, Vec<Proble
     (set, problems)
 }
 
+/// Passes on what was read, and wakes whom it makes a difference for.
+pub(super) fn make_known(
+    set: IssuerSet,
+    said: Vec<Problem>,
+    issuers: &watch::Sender<Arc<IssuerSet>>,
+    problems: &watch::Sender<Vec<Problem>>,
+) {
+    problems.send_if_modified(|before| {
+        let differ = *before != said;
+        *before = said;
+        differ
+    });
+    issuers.send_if_modified(|before| {
+        let differ = !same(before, &set);
+        *before = Arc::new(set);
+        differ
+    });
+}
+
 /// Whether volumes would see no difference.
-pub(super) fn same(before: &IssuerSet, after: &IssuerSet) -> bool {
+fn same(before: &IssuerSet, after: &IssuerSet) -> bool {
     before.unread == after.unread
         && before.issuers.len() == after.issuers.len()
         && before

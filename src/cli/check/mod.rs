@@ -14,11 +14,11 @@ use serde::Serialize;
 
 use self::manifest::{InlineVolume, ManifestError, Manifests, Place, PodTemplate};
 use self::volume::Checker;
-use super::node::{DEFAULT_CLUSTER_DOMAIN, DEFAULT_DRIVER_NAME};
+use super::cluster::ClusterArgs;
+use super::node::DEFAULT_DRIVER_NAME;
 use super::text;
 use crate::clock::Clock;
 use crate::config::{self, Problem};
-use crate::spec::policy::Cluster;
 use crate::spec::request::NodeContext;
 
 /// Check issuer files and the volumes of pods before the driver sees them
@@ -51,18 +51,8 @@ pub(super) struct Args {
     #[arg(long, env = "CERTMOUNT_DRIVER_NAME", value_name = "NAME", default_value = DEFAULT_DRIVER_NAME)]
     driver_name: String,
 
-    /// The cluster's DNS domain
-    #[arg(
-        long,
-        env = "CERTMOUNT_CLUSTER_DOMAIN",
-        value_name = "DOMAIN",
-        default_value = DEFAULT_CLUSTER_DOMAIN
-    )]
-    cluster_domain: String,
-
-    /// The SPIFFE trust domain [default: the cluster domain]
-    #[arg(long, env = "CERTMOUNT_TRUST_DOMAIN", value_name = "DOMAIN")]
-    trust_domain: Option<String>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 
     /// How to print
     #[arg(short, long, value_enum, default_value = "text", value_name = "FORMAT")]
@@ -127,23 +117,9 @@ impl Args {
     }
 
     fn check(self) -> Result<Report> {
-        let Self {
-            dir,
-            pods,
-            attributes,
-            namespace,
-            driver_name,
-            cluster_domain,
-            trust_domain,
-            output: _,
-        } = self;
+        let Self { dir, pods, attributes, namespace, driver_name, cluster, output: _ } = self;
         ensure!(dir.is_dir(), "{} is not a folder", dir.display());
-        let cluster = Cluster {
-            trust_domain: trust_domain.unwrap_or_else(|| cluster_domain.clone()),
-            domain: cluster_domain,
-            node_name: NODE.to_owned(),
-        };
-        let loaded = config::load(&dir, &cluster, &Clock::system())?;
+        let loaded = config::load(&dir, &cluster.on_node(NODE), &Clock::system())?;
         let issuers = loaded.issuers.issuers.len();
         let problems = loaded.problems.into_iter();
         let mut findings: Vec<_> = problems.map(|it| Finding::of_config(it, &dir)).collect();

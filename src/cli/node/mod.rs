@@ -13,11 +13,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use self::serve::{Plan, Source};
+use super::cluster::ClusterArgs;
 use super::logging::LogArgs;
 use super::{namespace, startup};
 use crate::config::kubernetes::Scope;
 use crate::csi::{self, Endpoint, Registration};
-use crate::spec::policy::Cluster;
 use crate::spec::request::NodeContext;
 
 /// Run the driver on this node: serve kubelet, issue certificates and renew them
@@ -85,18 +85,8 @@ pub(super) struct Args {
     )]
     driver_name: String,
 
-    /// The cluster's DNS domain: what follows `.svc` in names that every pod may have
-    #[arg(
-        long,
-        env = "CERTMOUNT_CLUSTER_DOMAIN",
-        value_name = "DOMAIN",
-        default_value = DEFAULT_CLUSTER_DOMAIN
-    )]
-    cluster_domain: String,
-
-    /// The SPIFFE trust domain of `spiffe://<domain>/ns/…/sa/…` [default: the cluster domain]
-    #[arg(long, env = "CERTMOUNT_TRUST_DOMAIN", value_name = "DOMAIN")]
-    trust_domain: Option<String>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 
     /// The process that starts this one, to end with it
     #[arg(long, value_name = "PID", hide = true)]
@@ -229,8 +219,6 @@ pub(super) const DEFAULT_ADMIN_SOCKET: &str = "/run/certmount/.admin.sock";
 pub(super) const ADMIN_SOCKET: &str = ".admin.sock";
 /// What pods write as `csi.driver`.
 pub(super) const DEFAULT_DRIVER_NAME: &str = "csi.certmount.dev";
-/// What kubeadm and most others use.
-pub(super) const DEFAULT_CLUSTER_DOMAIN: &str = "cluster.local";
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -274,8 +262,7 @@ impl Args {
             csi_node_id,
             data_root,
             driver_name,
-            cluster_domain,
-            trust_domain,
+            cluster,
             end_with: _,
             issuers,
             kubelet:
@@ -296,11 +283,7 @@ impl Args {
             startup::check_socket_path(registration.socket())?;
         }
         Ok(Plan {
-            cluster: Cluster {
-                trust_domain: trust_domain.unwrap_or_else(|| cluster_domain.clone()),
-                domain: cluster_domain,
-                node_name: node_name.clone(),
-            },
+            cluster: cluster.on_node(&node_name),
             node: NodeContext { driver_name, node_name },
             endpoint,
             data_root,

@@ -25,7 +25,7 @@ pub use crds::{crds, crds_yaml};
 
 use self::watches::{Heard, Subject, Watcher};
 use super::assemble::{Assembler, Placed};
-use super::follow::same;
+use super::follow::make_known;
 use super::{Problem, Running, Severity};
 use crate::clock::Clock;
 use crate::issuer::{IssuerSet, Issuers};
@@ -117,16 +117,7 @@ async fn follow(
             // The runtime shuts down; a panic was reported when it happened.
             Err(_) => return,
         }
-        problems.send_if_modified(|before| {
-            let differ = *before != said;
-            *before = said;
-            differ
-        });
-        issuers.send_if_modified(|before| {
-            let differ = !same(before, &set);
-            *before = Arc::new(set);
-            differ
-        });
+        make_known(set, said, &issuers, &problems);
     }
 }
 
