@@ -196,6 +196,8 @@ fn nothing_that_the_driver_prints_holds_a_secret() {
         let target = kubelet.publish(&good).await.unwrap();
         let key = PrivateKey::from_pem(&std::fs::read(target.join("tls.key")).unwrap()).unwrap();
         planted.key("the pod's key", key.pkcs8_der());
+        let record = plugin.data_root().join(good.id()).join("record.json");
+        planted.are_not_in("record.json", &std::fs::read_to_string(record).unwrap());
         // Again with another password, as after an edit of the Secret.
         let mut again = good.clone();
         again.secrets.insert("p12".to_owned(), planted.text("second-password"));

@@ -141,3 +141,21 @@ fn default_usages(template: &Template) -> Template {
 fn later(start: Timestamp, span: Duration) -> Timestamp {
     start.saturating_add(span).unwrap_or(Timestamp::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn other_tasks_go_on_while_rsa_signs() {
+        let (sender, receiver) = mpsc::channel();
+        let signing = tokio::spawn(async move {
+            tokio::spawn(async move { sender.send(()) });
+            let patience = Duration::from_secs(20);
+            sign_with(KeyAlgorithm::Rsa4096, || receiver.recv_timeout(patience))
+        });
+        signing.await.unwrap().expect("the only thread of the runtime was not held up");
+    }
+}
