@@ -15,7 +15,7 @@ mod report;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -48,6 +48,9 @@ struct Args {
     /// Only these measurements, after the floor
     #[arg(value_enum)]
     only: Vec<Part>,
+    /// The program to measure, such as the one for the image [default: what cargo has built]
+    #[arg(long, value_name = "FILE", default_value = plugin::BUILT, hide_default_value = true)]
+    plugin: PathBuf,
     /// Cargo says so
     #[arg(long, hide = true)]
     bench: bool,
@@ -99,16 +102,17 @@ fn main() -> Result<ExitCode> {
     namespace::enter()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let sizes = if args.smoke { SMOKE } else { FULL };
-    let parts = if args.only.is_empty() { Part::value_variants() } else { &args.only };
-    let report = runtime.block_on(measure(&sizes, parts))?;
+    let parts =
+        if args.only.is_empty() { Part::value_variants().to_vec() } else { args.only };
+    let report = runtime.block_on(measure(args.plugin, &sizes, &parts))?;
     let missed = report.finish();
     Ok(if args.check && missed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-async fn measure(sizes: &Sizes, parts: &[Part]) -> Result<Report> {
-    let stage = Stage::build()?;
+async fn measure(program: PathBuf, sizes: &Sizes, parts: &[Part]) -> Result<Report> {
     let mut report = Report::start();
-    binary(&mut report)?;
+    binary(&program, &mut report)?;
+    let stage = Stage::build(program)?;
     let floor = floor::measure(sizes.one_by_one, stage.root())?;
     let floor = percentile(&floor, 50);
     report.row("floor: the same work as straight calls, p50", milliseconds(floor));
@@ -127,8 +131,8 @@ async fn measure(sizes: &Sizes, parts: &[Part]) -> Result<Report> {
     Ok(report)
 }
 
-fn binary(report: &mut Report) -> Result<()> {
-    let size = fs::metadata(plugin::BINARY)?.len();
+fn binary(program: &Path, report: &mut Report) -> Result<()> {
+    let size = fs::metadata(program)?.len();
     let mebibytes = size as f64 / f64::from(1 << 20);
     report.target("binary", format!("{mebibytes:.1} MiB"), "< 15 MiB", mebibytes < 15.0);
     Ok(())

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
@@ -15,13 +16,13 @@ use serde::{Deserialize, Serialize};
 /// Letters, digits, `.`, `_` and `-`, at most 128 bytes, and not starting with a dot.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct VolumeId(String);
+pub struct VolumeId(Arc<str>);
 
 /// The absolute path at which kubelet wants the volume: UTF-8, no `.` or `..`, no doubled or
 /// trailing slashes, no control characters, and not the root.
 #[derive(Clone, Debug, Eq, Hash, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "PathBuf", into = "PathBuf")]
-pub struct TargetPath(PathBuf);
+pub struct TargetPath(Arc<Path>);
 
 /// The pod a volume belongs to, as kubelet names it.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -66,7 +67,7 @@ impl VolumeId {
                 id.push(char::from_digit(nibble.into(), 16).expect("a nibble is below 16"));
             }
         }
-        Self(id)
+        Self(id.into())
     }
 
     /// The id as it came.
@@ -142,7 +143,7 @@ impl TryFrom<String> for VolumeId {
             [] => refuse("is empty"),
             long if long.len() > LONGEST => refuse("is longer than 128 bytes"),
             [b'.', ..] => refuse("starts with a dot"),
-            bytes if bytes.iter().copied().all(safe) => Ok(Self(text)),
+            bytes if bytes.iter().copied().all(safe) => Ok(Self(text.into())),
             _ => refuse("holds something other than letters, digits, '.', '_' and '-'"),
         }
     }
@@ -150,7 +151,7 @@ impl TryFrom<String> for VolumeId {
 
 impl From<VolumeId> for String {
     fn from(id: VolumeId) -> Self {
-        id.0
+        id.as_str().to_owned()
     }
 }
 
@@ -181,15 +182,15 @@ impl TryFrom<PathBuf> for TargetPath {
         }
         if text.contains("//") || text.ends_with('/') {
             // Components leave out doubled and trailing slashes.
-            return Ok(Self(path.components().collect()));
+            return Ok(Self(path.components().collect::<PathBuf>().into()));
         }
-        Ok(Self(path))
+        Ok(Self(path.into()))
     }
 }
 
 impl From<TargetPath> for PathBuf {
     fn from(target: TargetPath) -> Self {
-        target.0
+        target.as_path().to_owned()
     }
 }
 

@@ -54,7 +54,7 @@ pub struct Volumes {
 /// One mounted volume.
 #[derive(Clone, Debug)]
 pub struct Volume {
-    directory: PathBuf,
+    directory: Arc<Path>,
     /// The number of its tmpfs, which no other has while this one is mounted.
     device: u64,
 }
@@ -169,7 +169,7 @@ impl Volumes {
         let device = fill().inspect_err(|_| {
             let _ = clear_away(&path);
         })?;
-        Ok(Volume { directory: path, device })
+        Ok(Volume { directory: path.into(), device })
     }
 
     /// Unmounts and removes everything of a volume: stacked mounts on `target`, `target` itself,
@@ -210,7 +210,7 @@ fn directories(root: &Path) -> Result<Vec<(VolumeId, VolumeDirectory)>> {
                     directories.push((id, VolumeDirectory::Empty(path)));
                 }
                 Ok(found) => {
-                    let volume = Volume { directory: path, device: found.dev() };
+                    let volume = Volume { directory: path.into(), device: found.dev() };
                     directories.push((id, VolumeDirectory::Mounted(volume)));
                 }
             }
