@@ -44,7 +44,7 @@ fn bounds(kind: IssueErrorKind, stake: Stake) -> (Duration, Duration) {
     match stake {
         Stake::Renewal(left) if !left.is_zero() => (first.min(left / 8), cap.min(left / 8)),
         // Nothing is left to lose and a working service to win back.
-        Stake::Renewal(_) => (first, cap.min(seconds(300))),
+        Stake::Renewal(_) => (first, cap.min(seconds(60))),
         Stake::First => (first, cap),
     }
 }
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_certificate_is_tried_again_within_five_minutes() {
+    fn an_expired_certificate_is_tried_again_within_a_minute() {
         for failures in 0..40 {
             let wait = wait(
                 &error(IssueErrorKind::Unavailable),
@@ -109,7 +109,7 @@ mod tests {
                 Stake::Renewal(Duration::ZERO),
                 seed(),
             );
-            assert!(wait <= Duration::from_secs(300));
+            assert!(wait <= Duration::from_secs(60));
         }
     }
 }
