@@ -228,6 +228,25 @@ async fn what_changed_while_nothing_could_be_heard_is_found() {
     assert!(is("b", "self-signed")(&running));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_server_that_has_forgotten_is_no_problem() {
+    let api = FakeApi::default();
+    api.put("clusterissuers", issuer("ClusterIssuer", None, "a", json!({"selfSigned": {}})));
+    let mut running = started(&api, Scope::ClusterIssuers);
+    let is = |wanted: &'static str| {
+        move |running: &Running| state(running, "ClusterIssuer", "web", "a") == wanted
+    };
+    until(&mut running, "the issuer", is("self-signed")).await;
+    while !api.calls().contains(&"WATCH clusterissuers".to_owned()) {
+        tokio::task::yield_now().await;
+    }
+    running.problems.mark_unchanged();
+    api.expire();
+    api.delete("clusterissuers", "a");
+    until(&mut running, "it is gone", is("none")).await;
+    assert!(!running.problems.has_changed().unwrap());
+}
+
 #[test]
 fn the_chart_has_these_definitions() {
     const FILE: &str = "deploy/chart/crds/certmount.yaml";

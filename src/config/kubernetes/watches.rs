@@ -150,6 +150,8 @@ async fn tell<K>(
                 }
                 words(event)
             }
+            // The server has forgotten what it had told last, as after its restart; all is listed anew.
+            Err(watcher::Error::WatchError(status)) if status.code == GONE => None,
             Err(error) => {
                 in_trouble = true;
                 let reason = watch_reason(&error);
@@ -163,6 +165,9 @@ async fn tell<K>(
         }
     }
 }
+
+/// The status of a watch whose place in time is no longer known.
+const GONE: u16 = 410;
 
 impl Subject {
     pub(super) fn is_issuers(&self) -> bool {
