@@ -102,8 +102,7 @@ fn main() -> Result<ExitCode> {
     namespace::enter()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let sizes = if args.smoke { SMOKE } else { FULL };
-    let parts =
-        if args.only.is_empty() { Part::value_variants().to_vec() } else { args.only };
+    let parts = if args.only.is_empty() { Part::value_variants().to_vec() } else { args.only };
     let report = runtime.block_on(measure(args.plugin, &sizes, &parts))?;
     let missed = report.finish();
     Ok(if args.check && missed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })

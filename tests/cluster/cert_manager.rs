@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::kubernetes::{
-    DRIVER_NAMESPACE, Namespace, Pod, cluster, eventually, kubectl, no_volumes_left,
+    DRIVER_NAMESPACE, Namespace, Pod, Stopped, cluster, eventually, kubectl, no_volumes_left,
 };
 
 const ISSUER: [(&str, &str); 4] = [
@@ -50,13 +50,13 @@ fn a_pod_waits_for_cert_manager_and_is_told() {
     namespace.cert_manager_ca();
     let live = namespace.start_pod("live", &renewed_soon());
     let old = live.certificate();
-    cluster(&["stop", "cert-manager"]);
+    let cert_manager = Stopped::now("cert-manager");
     let pod = namespace.create_pod("web", &ISSUER, &json!({}));
     pod.told("CertificatePending", "is not approved yet");
     let message = pod.events("FailedMount");
     assert!(message.iter().all(|message| message.contains("Aborted")), "{message:?}");
     live.told("RenewalPending", "is not approved yet");
-    cluster(&["start", "cert-manager"]);
+    drop(cert_manager);
     pod.wait("Ready");
     pod.certificate();
     live.renewed(&old);
@@ -104,16 +104,16 @@ fn renewals_go_on_without_the_api_server_and_catch_up_after_it() {
     let mut old = Pod::certificate_on_node(&built_in_uid);
     let before = Pod::certificate_on_node(&asking_uid);
     // Its clients come back by themselves, but cert-manager gives up after a while.
-    cluster(&["stop", "cert-manager"]);
-    cluster(&["stop", "kube-apiserver"]);
+    let cert_manager = Stopped::now("cert-manager");
+    let api = Stopped::now("kube-apiserver");
     for _ in 0..2 {
         old = eventually("the certificate is renewed", || {
             Some(Pod::certificate_on_node(&built_in_uid)).filter(|new| new.serial != old.serial)
         });
     }
     assert_eq!(Pod::certificate_on_node(&asking_uid).serial, before.serial);
-    cluster(&["start", "kube-apiserver"]);
-    cluster(&["start", "cert-manager"]);
+    drop(api);
+    drop(cert_manager);
     eventually("the renewal catches up", || {
         Some(Pod::certificate_on_node(&asking_uid)).filter(|new| new.serial != before.serial)
     });
@@ -130,7 +130,7 @@ fn pods_go_when_everything_that_could_issue_is_gone() {
     namespace.cert_manager_ca();
     let built_in = namespace.start_pod("built-in", &[("dns-names", "a.${POD_NAMESPACE}.svc")]);
     let asking = namespace.start_pod("asking", &ISSUER);
-    cluster(&["stop", "cert-manager"]);
+    let cert_manager = Stopped::now("cert-manager");
     kubectl(&["delete", "clusterissuers.certmount.dev", "cluster-ca"]);
     namespace.kubectl(&["delete", "issuers.cert-manager.io", "ca"]);
     let address =
@@ -149,7 +149,7 @@ fn pods_go_when_everything_that_could_issue_is_gone() {
         "metadata": {"name": "cluster-ca"},
         "spec": {"ca": {"secretName": "cluster-ca"}},
     }));
-    cluster(&["start", "cert-manager"]);
+    drop(cert_manager);
     assert!(took < Duration::from_secs(25), "it took {took:?}");
     // And all is as it was.
     namespace.start_pod("again", &[("dns-names", "a.${POD_NAMESPACE}.svc")]);

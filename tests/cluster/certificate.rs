@@ -71,6 +71,8 @@ pub(crate) fn root_ca() -> (String, String) {
             "-noenc",
             "-subj",
             "/CN=test root CA",
+            "-addext",
+            "keyUsage=critical,keyCertSign,cRLSign",
             "-days",
             "1",
             "-keyout",

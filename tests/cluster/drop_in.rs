@@ -111,7 +111,16 @@ fn a_keystore_holds_the_same_key_and_certificate() {
     let certificate = pod.certificate();
     let encoded = pod.exec(&["base64", "/tls/crt.p12"]).replace('\n', "");
     let keystore = STANDARD.decode(encoded).unwrap();
-    let open = ["pkcs12", "-legacy", "-in", "/dev/stdin", "-noenc", "-passin", "pass:a password"];
+    let open = [
+        "pkcs12",
+        "-legacy",
+        "-in",
+        "/dev/stdin",
+        "-clcerts",
+        "-noenc",
+        "-passin",
+        "pass:a password",
+    ];
     let opened = openssl(&open, keystore);
     assert_eq!(openssl(&["x509", "-noout", "-serial"], &opened), certificate.serial);
     assert_eq!(openssl(&["pkey", "-pubout"], &opened), certificate.public_key);
@@ -205,7 +214,9 @@ fn key_usages_are_asked_for() {
 
 #[test]
 fn variables_are_expanded_everywhere() {
-    let namespace = namespace();
+    // A DNS label has no more than 63 characters, and the pod's uid takes 36 of them.
+    let namespace = Namespace::called("vars");
+    namespace.cert_manager_ca();
     let pod = start(
         &namespace,
         &[

@@ -105,7 +105,7 @@ fn pods_stay_off_a_node_until_it_has_the_driver() {
     let taint = "certmount.dev/not-ready";
     kubectl(&["taint", "node", "node1", &format!("{taint}=:NoSchedule")]);
     let pod = namespace.create_pod("web", &[("dns-names", "web.${POD_NAMESPACE}.svc")], &json!({}));
-    pod.told("FailedScheduling", taint);
+    pod.told("FailedScheduling", "untolerated taint");
     kubectl(&["-n", DRIVER_NAMESPACE, "rollout", "restart", "daemonset/certmount"]);
     pod.wait("Ready");
     assert_eq!(pod.events("FailedMount"), [] as [&str; 0]);

@@ -68,6 +68,24 @@ pub(crate) fn driver_pod() -> String {
     })
 }
 
+/// A daemon of the cluster that is stopped, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Stopped(&'static str);
+
+impl Stopped {
+    /// Ends it at once. What takes its time to end is no outage.
+    pub(crate) fn now(daemon: &'static str) -> Self {
+        cluster(&["stop", daemon, "KILL"]);
+        Self(daemon)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        run(&["start", self.0], "");
+    }
+}
+
 /// The id of the driver's container.
 pub(crate) fn driver_container() -> String {
     let container = "jsonpath={.items[0].status.containerStatuses[0].containerID}";
