@@ -10,7 +10,7 @@ fn objects_on_the_pages_are_valid_to_the_letter() {
     let namespace = Namespace::called("demo");
     let mut objects = 0;
     for page in pages() {
-        for object in blocks(&page).filter(|block| block.contains("kind: ")) {
+        for object in blocks(&page).filter(|block| block.starts_with("apiVersion: ")) {
             namespace.apply(&object, &["--dry-run=server", "--validate=strict"]);
             objects += 1;
         }
