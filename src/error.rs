@@ -21,6 +21,23 @@ pub fn with_causes(error: &dyn Error) -> String {
     text
 }
 
+/// What others wrote, on one line and about `longest` bytes long at most.
+pub fn excerpt(text: &str, longest: usize) -> String {
+    let mut excerpt = String::with_capacity(text.len().min(longest));
+    for c in text.trim().chars() {
+        if excerpt.len() >= longest {
+            excerpt.push('…');
+            break;
+        }
+        match c {
+            ' '..='~' => excerpt.push(c),
+            c if c.is_whitespace() => excerpt.push(' '),
+            c => excerpt.extend(c.escape_debug()),
+        }
+    }
+    excerpt
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,5 +58,10 @@ mod tests {
         let chain =
             link("cannot mount: no memory", Some(link("no memory", Some(link("twelve", None)))));
         assert_eq!(with_causes(&chain), "cannot mount: no memory: twelve");
+    }
+    #[test]
+    fn what_others_wrote_stays_on_one_line_and_short() {
+        assert_eq!(excerpt(" a\nb\u{1b}[31m ", 100), "a b\\u{1b}[31m");
+        assert!(excerpt(&"é".repeat(10_000), 256).len() < 270);
     }
 }

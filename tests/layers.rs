@@ -18,13 +18,14 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Names that only these files and folders below `src/` may say.
-const TOUCHED_BY: [(&str, &[&str]); 10] = [
+const TOUCHED_BY: [(&str, &[&str]); 11] = [
     ("clap", &["cli/"]),
     ("k8s_openapi", KUBERNETES),
     ("kube", KUBERNETES),
     ("nix::mount", &["volume/", "cli/namespace.rs"]),
     ("prometheus_client", &["observe/"]),
     ("prost", &["csi/"]),
+    ("reqwest", &["issuer/web"]),
     ("schemars", &["config/kubernetes/", "spec/"]),
     ("tonic", &["csi/"]),
     ("x509_cert", &["x509/"]),

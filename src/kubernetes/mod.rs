@@ -15,7 +15,7 @@ pub use self::bearer::BearerClient;
 pub use self::node::remove_taint;
 pub use self::pods::PodIpError;
 
-use crate::error::with_causes;
+use crate::error::{self, with_causes};
 
 /// The Kubernetes API as this process may use it. Cheap to clone.
 #[derive(Clone)]
@@ -96,20 +96,7 @@ pub fn watch_reason(error: &watcher::Error) -> String {
 
 /// What others wrote, on one line and no longer than people read.
 pub fn excerpt(text: &str) -> String {
-    const LONGEST: usize = 400;
-    let mut excerpt = String::with_capacity(text.len().min(LONGEST));
-    for c in text.trim().chars() {
-        if excerpt.len() >= LONGEST {
-            excerpt.push('…');
-            break;
-        }
-        match c {
-            ' '..='~' => excerpt.push(c),
-            c if c.is_whitespace() => excerpt.push(' '),
-            c => excerpt.extend(c.escape_debug()),
-        }
-    }
-    excerpt
+    error::excerpt(text, 400)
 }
 
 #[cfg(test)]
@@ -117,12 +104,6 @@ mod tests {
     use kube::core::Status;
 
     use super::*;
-
-    #[test]
-    fn what_others_wrote_stays_on_one_line_and_short() {
-        assert_eq!(excerpt(" a\nb\u{1b}[31m "), "a b\\u{1b}[31m");
-        assert!(excerpt(&"é".repeat(10_000)).len() < 420);
-    }
 
     #[test]
     fn the_server_s_own_words_are_told() {
