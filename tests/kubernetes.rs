@@ -94,7 +94,7 @@ fn a_wrong_issuer_is_refused_when_it_is_applied() {
         let wrong = [
             ("{}", "say how to sign, in one way: ca or selfSigned"),
             ("{selfSigned: {}, ca: {secretName: a}}", "say how to sign, in one way"),
-            ("{vault: {server: a}}", "unknown field \"spec.vault\""),
+            ("{venafi: {zone: a}}", "unknown field \"spec.venafi\""),
             ("{selfSigned: {crlDistributionPoint: []}}", "unknown field"),
             ("{ca: {}}", "ca needs one of secretName and files"),
             ("{ca: {secretName: A_b}}", "spec.ca.secretName"),

@@ -54,6 +54,23 @@ fn renews_in_place_with_a_new_key_when_a_third_of_the_life_is_left() {
 }
 
 #[test]
+fn what_the_ca_has_to_say_is_told_once() {
+    in_world(async |mut world| {
+        *world.ca.trick.lock().unwrap() = Some(Trick::Warns);
+        let volume = world.publish("web", &[]).await;
+        world.sleep(HOUR * 67 / 100).await;
+        assert_eq!(world.status(&volume).renewals, 1);
+        let mut told = Vec::new();
+        while let Ok(report) = world.reports.try_recv() {
+            if let Outcome::Warned { message } = report.outcome {
+                told.push(message);
+            }
+        }
+        assert_eq!(told, ["told to warn"]);
+    });
+}
+
+#[test]
 fn keeps_the_key_where_the_volume_asks_for_it() {
     in_world(async |world| {
         let volume = world.publish("web", &[("reuse-private-key", "true")]).await;
@@ -809,6 +826,8 @@ enum Trick {
     Nothing,
     Panic,
     ThreeSeconds,
+    /// A right answer, with something to say about it.
+    Warns,
 }
 
 impl TestCa {
@@ -885,6 +904,7 @@ impl Issuer for TestCa {
                 return Ok(Issued { chain: Vec::new(), trust_anchors: self.anchors.clone() });
             }
             Some(Trick::Panic) => panic!("told to"),
+            Some(Trick::Warns) => order.warnings.add("told to warn".to_owned()),
             None => {}
         }
         let leaf = self

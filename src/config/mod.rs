@@ -25,6 +25,7 @@ mod follow;
 pub mod kubernetes;
 mod root;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,7 +37,8 @@ pub use root::{Root, RootError, RootOptions};
 use self::assemble::{Assembler, Placed};
 use self::folder::Folder;
 use crate::clock::Clock;
-use crate::issuer::{IssuerSet, Issuers};
+use crate::issuer::{IssuerKey, IssuerSet, Issuers};
+use crate::spec::object::Object;
 use crate::spec::policy::Cluster;
 
 /// A folder, read once.
@@ -44,6 +46,8 @@ use crate::spec::policy::Cluster;
 pub struct Loaded {
     /// The issuers in it.
     pub issuers: IssuerSet,
+    /// Where each of them is.
+    pub places: BTreeMap<IssuerKey, Place>,
     /// What is wrong with it, in order of file and line.
     pub problems: Vec<Problem>,
 }
@@ -96,8 +100,9 @@ pub enum Severity {
 ///
 /// Only when `dir` is no path: when it is empty.
 pub fn load(dir: &Path, cluster: &Cluster, clock: &Clock) -> io::Result<Loaded> {
-    let (issuers, problems) = Source::open(dir, cluster.clone(), clock.clone())?.refresh();
-    Ok(Loaded { issuers, problems })
+    let mut source = Source::open(dir, cluster.clone(), clock.clone())?;
+    let (issuers, problems) = source.refresh();
+    Ok(Loaded { issuers, places: source.places(), problems })
 }
 
 /// Reads the folder `dir`, and follows it in a task of its own.
@@ -144,6 +149,18 @@ impl Source {
         problems.extend(self.folder.problems());
         problems.sort();
         (issuers, problems)
+    }
+
+    /// Where each issuer is; of several with one name, the first counts.
+    fn places(&self) -> BTreeMap<IssuerKey, Place> {
+        let mut places = BTreeMap::new();
+        for (file, document) in self.folder.documents() {
+            if let Object::Issuer(issuer) = &document.object {
+                let place = Place { file: file.to_owned(), line: document.line, column: 1 };
+                places.entry(IssuerKey::of(issuer)).or_insert(place);
+            }
+        }
+        places
     }
 }
 

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use zeroize::Zeroizing;
 
-use super::{Ca, CaError, CaLimits, CaMaterial, Issuer, SelfSigned};
+use super::vault::Vault;
+use super::{Ca, CaError, CaLimits, CaMaterial, Issuer, SelfSigned, WebError};
 use crate::clock::Clock;
 use crate::kubernetes::Access;
 use crate::spec::object::{
@@ -24,8 +25,14 @@ pub enum BuildError {
     /// What it is made with is not there.
     #[error("{0}")]
     Missing(String),
+    /// What it is made with cannot be used.
+    #[error("{0}")]
+    Unfit(String),
+    /// There is no way to its server.
+    #[error(transparent)]
+    Web(#[from] WebError),
     /// This build does not have the method.
-    #[error("{0} is not supported by this build: use ca or selfSigned")]
+    #[error("{0} is not supported by this build: use ca, selfSigned or vault")]
     Unsupported(&'static str),
 }
 
@@ -76,6 +83,9 @@ pub fn build(
                 ..AuthorityInformation::default()
             };
             Ok(Arc::new(SelfSigned::new(information, clock.clone())))
+        }
+        IssuerMethod::Vault(spec) => {
+            Ok(Arc::new(Vault::build(object, spec, materials, surroundings)?))
         }
         IssuerMethod::Unsupported(method) => Err(BuildError::Unsupported(method)),
     }

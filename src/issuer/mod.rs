@@ -9,11 +9,12 @@ mod error;
 mod kubernetes;
 mod registry;
 mod self_signed;
-#[allow(dead_code, reason = "the issuers that ask a CA elsewhere come next")]
+mod vault;
 mod web;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -48,6 +49,15 @@ pub trait Issuer: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Asks the CA whether it would sign for us, without having it sign anything. What is here on
+    /// the node answers at once.
+    async fn probe(&self) -> Result<(), IssueError> {
+        Ok(())
+    }
+
+    /// Gives back what it holds at the CA, such as a session, before the process ends.
+    async fn close(&self) {}
+
     /// What an operator should do about this issuer, looked at `now`: a CA that expires soon.
     fn warning(&self, _now: Timestamp) -> Option<String> {
         None
@@ -69,6 +79,8 @@ pub struct Order<'a> {
     pub key: &'a PrivateKey,
     /// Tokens of the pod's service account, as kubelet last handed them over; a node has none.
     pub tokens: &'a PodTokens,
+    /// Where the issuer puts what the CA has to say though it signed.
+    pub warnings: &'a Warnings,
     /// The CA's handle of an order under way (an ACME order URL, a pickup id), kept across restarts.
     pub handle: &'a dyn HandleStore,
     /// All issuers, for one that has its own certificate from another.
@@ -109,6 +121,22 @@ impl<'a> Requester<'a> {
             Self::Volume { pod, .. } => Some(&pod.namespace),
             Self::Node { issuer, .. } => issuer.namespace.as_deref(),
         }
+    }
+}
+
+/// What a CA has to say though it signed, such as that it shortened the life.
+#[derive(Debug, Default)]
+pub struct Warnings(Mutex<Vec<String>>);
+
+impl Warnings {
+    /// One more, fit for a pod's owner to read.
+    pub fn add(&self, warning: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(warning);
+    }
+
+    /// All there are.
+    pub fn into_vec(self) -> Vec<String> {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -162,6 +162,13 @@ impl Issuers {
         Entry { policy: None, issuer }
     }
 
+    /// Has every issuer give back what it holds at its CA.
+    pub async fn close(&self) {
+        let set = Arc::clone(&self.own.borrow());
+        let issuers = set.issuers.values().filter_map(|entry| entry.issuer.as_ref().ok());
+        futures_util::future::join_all(issuers.map(|issuer| issuer.close())).await;
+    }
+
     /// Returns when the set has been read, at once unless it is the first.
     pub async fn read(&mut self) {
         if self.own.wait_for(|set| set.unread.is_none()).await.is_err() {

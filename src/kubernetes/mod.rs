@@ -8,8 +8,12 @@ mod pods;
 
 use std::time::Duration;
 
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::PostParams;
 use kube::runtime::watcher;
-use kube::{Client, Config};
+use kube::{Api, Client, Config};
+use zeroize::Zeroizing;
 
 pub use self::bearer::BearerClient;
 pub use self::node::remove_taint;
@@ -52,6 +56,33 @@ impl Access {
         let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
         let client = Client::try_from(config).map_err(AccessError::Client)?;
         Ok(Self { client, namespace })
+    }
+
+    /// A fresh token of a service account, good for `life` or as long as the API server likes.
+    ///
+    /// # Errors
+    ///
+    /// What the API server says.
+    pub async fn service_account_token(
+        &self,
+        namespace: &str,
+        name: &str,
+        audiences: &[String],
+        life: Duration,
+    ) -> Result<Zeroizing<String>, String> {
+        let accounts = Api::<ServiceAccount>::namespaced(self.client.clone(), namespace);
+        let request = TokenRequest {
+            spec: TokenRequestSpec {
+                audiences: audiences.to_vec(),
+                expiration_seconds: life.as_secs().try_into().ok(),
+                ..TokenRequestSpec::default()
+            },
+            ..TokenRequest::default()
+        };
+        let answer = accounts.create_token_request(name, &PostParams::default(), &request).await;
+        let status = answer.map_err(|error| reason(&error))?.status;
+        let token = status.map(|status| Zeroizing::new(status.token));
+        token.ok_or_else(|| "its answer holds none".to_owned())
     }
 }
 

@@ -118,6 +118,11 @@ impl Writer {
                 );
                 Words { severity: NORMAL, reason, message }
             }
+            Outcome::Warned { message } => Words {
+                severity: WARNING,
+                reason: "IssuerWarning",
+                message: with_issuer(message, &issuer.to_string()),
+            },
             Outcome::TrustChanged => Words {
                 severity: NORMAL,
                 reason: "TrustAnchorsReplaced",

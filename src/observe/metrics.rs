@@ -97,7 +97,8 @@ impl Metrics {
             Outcome::TrustChanged
             | Outcome::Adopted
             | Outcome::NotRemoved { .. }
-            | Outcome::Unpublished => {}
+            | Outcome::Unpublished
+            | Outcome::Warned { .. } => {}
         }
     }
 

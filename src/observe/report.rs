@@ -70,6 +70,7 @@ fn log(report: &Report) {
         Outcome::NotRemoved { message } => {
             tell!(warn, error = message, "a volume that kubelet forgot is left behind")
         }
+        Outcome::Warned { message } => tell!(warn, warning = message, "the issuer warns"),
         Outcome::TrustChanged => tell!(info, "trust anchors replaced"),
         Outcome::Adopted => tell!(info, "volume taken over from an earlier process"),
         Outcome::Unpublished => tell!(info, "volume removed"),

@@ -127,6 +127,11 @@ pub enum Outcome {
     },
     /// The trust anchors changed under a certificate that stays.
     TrustChanged,
+    /// The CA signed, and has something to say about it.
+    Warned {
+        /// In its own words.
+        message: String,
+    },
     /// Gone.
     Unpublished,
 }

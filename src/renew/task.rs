@@ -126,6 +126,7 @@ impl VolumeTask {
             plan: Plan::at_once(shared.settings.clock.now()),
             trust_check_at: None,
             trust_failed: false,
+            told: Vec::new(),
             seen: None,
         };
         let join = tokio::spawn(life.run(origin));

@@ -6,6 +6,8 @@
 //! The types that read them are also what the CustomResourceDefinitions are made of.
 //! Nothing here prints the values of a Secret, and they are zeroized.
 
+mod server;
+mod vault;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -24,6 +26,8 @@ use super::policy::NamePolicy;
 use super::values;
 use crate::x509::GeneralName;
 
+pub use server::{CaBundle, ServerUrl};
+pub use vault::{TokenSource, VaultAuth, VaultPath, VaultSpec};
 pub use yaml::{Document, DocumentError, LARGEST_TEXT, parse};
 
 /// The group of our objects.
@@ -79,6 +83,8 @@ pub enum IssuerMethod {
     Ca(CaSpec),
     /// `selfSigned`: with the certificate's own key.
     SelfSigned(SelfSignedSpec),
+    /// `vault`: a Vault or OpenBao server.
+    Vault(Box<VaultSpec>),
     /// A method by its name that this build does not have.
     Unsupported(&'static str),
 }
@@ -262,18 +268,19 @@ fn display_name(f: &mut fmt::Formatter<'_>, namespace: Option<&str>, name: &str)
 impl IssuerMethod {
     /// The Secrets that it needs, by name.
     pub fn secrets(&self) -> impl Iterator<Item = &str> {
-        match self {
-            Self::Ca(CaSpec { source: CaSource::Secret(name), .. }) => Some(name.as_str()),
-            Self::Ca(_) | Self::SelfSigned(_) | Self::Unsupported(_) => None,
-        }
-        .into_iter()
+        let names: Vec<_> = match self {
+            Self::Ca(CaSpec { source: CaSource::Secret(name), .. }) => vec![name.as_str()],
+            Self::Vault(spec) => spec.secrets().collect(),
+            Self::Ca(_) | Self::SelfSigned(_) | Self::Unsupported(_) => Vec::new(),
+        };
+        names.into_iter()
     }
 
     /// The files that it needs.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         let files = match self {
             Self::Ca(CaSpec { source: CaSource::Files(files), .. }) => Some(files),
-            Self::Ca(_) | Self::SelfSigned(_) | Self::Unsupported(_) => None,
+            Self::Ca(_) | Self::SelfSigned(_) | Self::Unsupported(_) | Self::Vault(_) => None,
         };
         files
             .into_iter()
@@ -302,8 +309,8 @@ struct WrittenIssuer {
     kubernetes_csr: Option<IgnoredAny>,
     /// Sign each certificate with its own key, which makes it its own trust anchor: for tests.
     self_signed: Option<SelfSignedSpec>,
-    #[schemars(skip)]
-    vault: Option<IgnoredAny>,
+    /// Have a Vault or OpenBao server sign.
+    vault: Option<Box<VaultSpec>>,
     #[schemars(skip)]
     venafi: Option<IgnoredAny>,
     /// Who may have which names. A pod always gets its own: those of the services in its namespace,
@@ -335,7 +342,7 @@ impl<'de> Deserialize<'de> for IssuerSpec {
             unsupported(written.chained, "chained"),
             unsupported(written.kubernetes_csr, "kubernetesCSR"),
             written.self_signed.map(|spec| ("selfSigned", IssuerMethod::SelfSigned(spec))),
-            unsupported(written.vault, "vault"),
+            written.vault.map(|spec| ("vault", IssuerMethod::Vault(spec))),
             unsupported(written.venafi, "venafi"),
         ]
         .into_iter()
@@ -346,7 +353,7 @@ impl<'de> Deserialize<'de> for IssuerSpec {
                 "spec has both {first} and {second}: an issuer signs in one way, so make two"
             ))),
             (None, _) => Err(D::Error::custom(
-                "spec does not say how to sign: write selfSigned: {} or ca: {secretName: …}",
+                "spec does not say how to sign: write selfSigned: {}, ca: {secretName: …} or vault: {…}",
             )),
         }
     }

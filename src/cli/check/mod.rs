@@ -1,5 +1,6 @@
 //! `certmount check`: the mistakes that the driver would find, before it does.
 
+mod connect;
 mod manifest;
 mod volume;
 
@@ -26,13 +27,17 @@ use crate::spec::request::NodeContext;
 /// Reads the folder as the driver would, with the CA keys and certificates that issuers refer to.
 /// Volumes of ours in Pods, Deployments, StatefulSets, DaemonSets, Jobs and CronJobs, in the same
 /// folder or named with --pod, are checked against these issuers and their policies as if the pods
-/// were there. Nothing is issued, changed or sent anywhere.
+/// were there. Nothing is issued or changed, and without --connect nothing is sent anywhere.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Args {
     /// The folder with issuers and their Secrets: what `certmount node` gets as --config-dir
     #[arg(value_name = "DIR")]
     dir: PathBuf,
+
+    /// Ask the CA of each issuer whether it would sign: log in where it has a server
+    #[arg(long)]
+    connect: bool,
 
     /// A manifest of pods from elsewhere; may be given several times
     #[arg(long = "pod", value_name = "FILE")]
@@ -62,6 +67,7 @@ pub(super) struct Args {
 const AFTER_HELP: &str = "\
 Examples:
   certmount check ./issuers                           the issuers, and pods beside them
+  certmount check ./issuers --connect                 and whether their CAs let us in
   certmount check ./issuers --pod web.yaml            a pod from elsewhere
   certmount check ./issuers --attributes tls.yaml --namespace shop
   certmount check ./issuers -o json | jq '.findings[].message'
@@ -117,12 +123,17 @@ impl Args {
     }
 
     fn check(self) -> Result<Report> {
-        let Self { dir, pods, attributes, namespace, driver_name, cluster, output: _ } = self;
+        let Self { dir, connect, pods, attributes, namespace, driver_name, cluster, output: _ } =
+            self;
         ensure!(dir.is_dir(), "{} is not a folder", dir.display());
         let loaded = config::load(&dir, &cluster.on_node(NODE), &Clock::system())?;
         let issuers = loaded.issuers.issuers.len();
         let problems = loaded.problems.into_iter();
         let mut findings: Vec<_> = problems.map(|it| Finding::of_config(it, &dir)).collect();
+        if connect {
+            let problems = connect::problems(&loaded.issuers, &loaded.places)?;
+            findings.extend(problems.into_iter().map(|it| Finding::of_config(it, &dir)));
+        }
         let node = NodeContext { driver_name: driver_name.clone(), node_name: NODE.to_owned() };
         let checker = Checker::new(loaded.issuers, node);
 

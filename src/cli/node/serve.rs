@@ -157,6 +157,7 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
     let in_order = async {
         renewer.drain().await;
         while parts.join_next().await.is_some() {}
+        issuers.close().await;
         reported_all.cancel();
         let _ = reporting.await;
     };

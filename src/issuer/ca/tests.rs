@@ -4,7 +4,7 @@ use super::*;
 use crate::error::with_causes;
 use crate::issuer::{
     BuildError, HandleStore, IssuerSet, Issuers, Materials, Requester, SelfSigned, Surroundings,
-    build,
+    Warnings, build,
 };
 use crate::spec::fixture::{pod, spec};
 use crate::spec::object::{self, IssuerObject, Object};
@@ -109,6 +109,7 @@ async fn order(issuer: &dyn Issuer, spec: &CertificateSpec) -> Result<Bundle, Is
         annotations: &BTreeMap::new(),
         key: &key,
         tokens: &PodTokens::default(),
+        warnings: &Warnings::default(),
         handle: &NoHandle,
         issuers: &Issuers::channel(IssuerSet::default()).1,
     };
@@ -314,7 +315,10 @@ fn a_secret_that_makes_no_ca_says_why() {
 #[test]
 fn what_cannot_be_built_says_why() {
     for (spec, said) in [
-        ("{vault: {path: x}}", "vault is not supported by this build: use ca or selfSigned"),
+        (
+            "{venafi: {zone: x}}",
+            "venafi is not supported by this build: use ca, selfSigned or vault",
+        ),
         ("{ca: {secretName: x}}", "there is no Secret x: add it"),
     ] {
         let error = build_with(spec, &BTreeMap::new()).unwrap_err();

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::*;
-use crate::issuer::{HandleStore, IssueErrorKind, IssuerKey, IssuerSet, Issuers, Order, Requester};
+use crate::issuer::{
+    HandleStore, IssueErrorKind, IssuerKey, IssuerSet, Issuers, Order, Requester, Warnings,
+};
 use crate::kubernetes::fake::FakeApi;
 use crate::spec::fixture;
 use crate::spec::request::CertificateSpec;
@@ -84,6 +86,7 @@ impl Volume {
             annotations: &self.annotations,
             key: &self.key,
             tokens: &self.tokens,
+            warnings: &Warnings::default(),
             handle: &self.handle,
             issuers: &Issuers::channel(IssuerSet::default()).1,
         };

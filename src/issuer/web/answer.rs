@@ -31,6 +31,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// Who answered, as people write it: `https://vault.example.com:8200`.
+    #[allow(dead_code, reason = "for issuers that speak other than Vault")]
     pub(crate) fn place(&self) -> &str {
         &self.place
     }
@@ -71,7 +72,7 @@ impl Answer {
         let place = &self.place;
         let code = self.status.as_u16();
         let said = said.filter(|said| !said.trim().is_empty()).or(self.reason.as_deref());
-        let said = said.or(self.status.canonical_reason()).unwrap_or("nothing more");
+        let said = said.or_else(|| self.status.canonical_reason()).unwrap_or("nothing more");
         let said = excerpt(said, LONGEST_WORDS);
         let (kind, message) = match code {
             _ if self.is_rate_limit() => {

@@ -34,8 +34,7 @@ impl Pause {
             *pause = None;
             return Ok(());
         }
-        let seconds = left.as_secs() + 1;
-        let message = format!("{place} asked to be left alone, for {seconds} s more");
+        let message = format!("{place} asked to be left alone for a while");
         let error = IssueError::new(IssueErrorKind::RateLimited, message);
         Err(IssueError { retry_after: Some(left), ..error })
     }

@@ -194,3 +194,13 @@ async fn nobody_waits_for_an_api_server_that_does_not_answer() {
     bench.report(issued(true)).await;
     assert_eq!(bench.reasons(), ["CertificateRenewed"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_s_owner_sees_what_the_ca_had_to_say() {
+    let bench = Bench::new();
+    let message = "https://vault: TTL is longer than permitted".to_owned();
+    bench.report(Outcome::Warned { message }).await;
+    let event = bench.written().remove(0);
+    assert_eq!((&event["reason"], &event["type"]), (&"IssuerWarning".into(), &"Warning".into()));
+    assert_eq!(event["message"], "ClusterIssuer ca: https://vault: TTL is longer than permitted");
+}

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::Installed;
 use super::life::{Life, Stopped};
-use crate::issuer::{HandleStore, IssueError, IssueErrorKind, Issuer, Order, Requester};
+use crate::issuer::{HandleStore, IssueError, IssueErrorKind, Issuer, Order, Requester, Warnings};
 use crate::renew::{Outcome, blocking, schedule, trust};
 use crate::spec::request::{CertificateSpec, PublishRequest};
 use crate::volume::{Volume, VolumeIoError};
@@ -23,6 +23,7 @@ impl Life {
         let issuer = issuer?;
         let (volume, key, csr) = self.prepare(&request).await?;
         let handle = PendingHandle(volume.clone());
+        let warnings = Warnings::default();
         let order = Order {
             requester: Requester::Volume { id: &request.volume, pod: &request.pod },
             spec,
@@ -30,6 +31,7 @@ impl Life {
             annotations: &request.annotations,
             key: &key,
             tokens: &request.tokens,
+            warnings: &warnings,
             handle: &handle,
             issuers: &self.shared.settings.issuers,
         };
@@ -53,7 +55,18 @@ impl Life {
                 renew_at,
             },
         );
+        self.tell(warnings.into_vec());
         Ok(())
+    }
+
+    /// Reports what the CA has to say beside the certificate, unless it said the same before.
+    fn tell(&mut self, warnings: Vec<String>) {
+        if warnings != self.told {
+            for warning in &warnings {
+                self.shared.report(self.subject(), Outcome::Warned { message: warning.clone() });
+            }
+            self.told = warnings;
+        }
     }
 
     /// The issuer that the volume names, if it is ready and allows what is asked.

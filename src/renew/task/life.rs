@@ -34,6 +34,8 @@ pub(super) struct Life {
     pub(super) trust_check_at: Option<Timestamp>,
     /// Whether the last failure was one of replacing the trust anchors.
     pub(super) trust_failed: bool,
+    /// What the CA last had to say beside a certificate.
+    pub(super) told: Vec<String>,
     /// The issuer, or why there is none, as this volume last saw it.
     pub(super) seen: Option<Result<Arc<dyn Issuer>, String>>,
 }

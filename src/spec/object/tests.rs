@@ -231,7 +231,6 @@ fn kind_and_namespace_must_fit() {
 fn methods_of_other_builds_are_known() {
     for (method, body) in [
         ("acme", "{server: https://x, solvers: [{http01: {}}]}"),
-        ("vault", "{path: a, auth: {}}"),
         ("venafi", "{zone: a}"),
         ("chained", "{issuerRef: {name: a}}"),
         ("certManager", "{issuerRef: {name: a}}"),
