@@ -464,3 +464,18 @@ fn no_problem_shows_a_key() {
         }
     }
 }
+
+#[test]
+fn a_chained_issuer_without_its_upstream_is_warned_about() {
+    let folder = folder();
+    let chained =
+        self_signed("mesh").replace("selfSigned: {}", "chained: {issuerRef: {name: root}}");
+    fs::write(folder.path().join("mesh.yaml"), chained).unwrap();
+    let problems = load(folder.path()).problems;
+    let [problem] = &problems[..] else { panic!("{problems:?}") };
+    assert_eq!(problem.severity, Severity::Warning);
+    assert!(problem.to_string().contains("names ClusterIssuer root, which is not there"));
+
+    fs::write(folder.path().join("root.yaml"), self_signed("root")).unwrap();
+    assert_eq!(load(folder.path()).problems, []);
+}

@@ -329,7 +329,7 @@ fn debug_output_holds_no_secret() {
     planted.are_not_in("CA material", &format!("{material:?} {material:#?}"));
     let authority = material.load().unwrap();
     planted.are_not_in("an authority", &format!("{authority:?} {authority:#?}"));
-    let limits = CaLimits { max_duration: None, backdate: Duration::ZERO };
+    let limits = CaLimits { max_duration: None, backdate: Duration::ZERO, path_len: None };
     let ca = Ca::new(authority, AuthorityInformation::default(), limits, Clock::system());
     planted.are_not_in("an issuer", &format!("{ca:?} {ca:#?}"));
 

@@ -9,6 +9,7 @@
 
 #![allow(clippy::print_stdout, reason = "a program that talks to its user")]
 
+mod chained;
 mod floor;
 mod plugin;
 mod report;
@@ -63,6 +64,8 @@ enum Part {
     OneByOne,
     /// Publishes side by side
     AtOnce,
+    /// Publishes side by side from an intermediate CA, with its upstream stopped
+    Chained,
     /// Publishes while others make RSA keys
     BesideRsa,
     /// Memory, idle CPU and restart with volumes that just stand there
@@ -121,6 +124,7 @@ async fn measure(program: PathBuf, sizes: &Sizes, parts: &[Part]) -> Result<Repo
         let plugin = match part {
             Part::OneByOne => one_by_one(&stage, sizes, floor, plugin, &mut report).await?,
             Part::AtOnce => at_once(&stage, sizes, plugin, &mut report).await?,
+            Part::Chained => chained::measure(&stage, sizes, plugin, &mut report).await?,
             Part::BesideRsa => beside_rsa(&stage, sizes, plugin, &mut report).await?,
             Part::Standing => standing(&stage, sizes, plugin, &mut report).await?,
             Part::Due => due_together(&stage, sizes, plugin, &mut report).await?,
@@ -175,26 +179,7 @@ async fn at_once(
     plugin: Plugin,
     report: &mut Report,
 ) -> Result<Plugin> {
-    // In rounds, so that the number of mounts stays what a node has.
-    let (mut published, mut busy, mut calls) = (0, Duration::ZERO, Vec::new());
-    while published < sizes.at_once {
-        let volumes = volumes("many", sizes.standing.min(sizes.at_once - published), &[]);
-        let mut requests = Vec::new();
-        for volume in &volumes {
-            requests.push(prepare(&stage.kubelet, volume).await?);
-        }
-        let kubelet = stage.kubelet.clone();
-        let each = move |request| {
-            let kubelet = kubelet.clone();
-            async move { call(&kubelet, request).await }
-        };
-        let began = Instant::now();
-        calls.extend(side_by_side(requests, each).await?);
-        busy += began.elapsed();
-        published += volumes.len();
-        unpublish_all(stage, &volumes).await?;
-    }
-    let rate = published as f64 / busy.as_secs_f64();
+    let (rate, calls) = publish_in_rounds(stage, sizes, &[]).await?;
     report.target(
         &format!("publish, {AT_ONCE} at once"),
         format!("{rate:.0} /s"),
@@ -211,6 +196,35 @@ async fn at_once(
     report.row("  with kubelet's two calls before each", format!("{rate:.0} /s"));
     unpublish_all(stage, &volumes).await?;
     Ok(plugin)
+}
+
+/// How many publishes there are in a second, [`AT_ONCE`] at any time, and how long each took; the
+/// volumes ask for what `more` says.
+async fn publish_in_rounds(
+    stage: &Stage,
+    sizes: &Sizes,
+    more: &[(&str, &str)],
+) -> Result<(f64, Vec<Duration>)> {
+    // In rounds, so that the number of mounts stays what a node has.
+    let (mut published, mut busy, mut calls) = (0, Duration::ZERO, Vec::new());
+    while published < sizes.at_once {
+        let volumes = volumes("many", sizes.standing.min(sizes.at_once - published), more);
+        let mut requests = Vec::new();
+        for volume in &volumes {
+            requests.push(prepare(&stage.kubelet, volume).await?);
+        }
+        let kubelet = stage.kubelet.clone();
+        let each = move |request| {
+            let kubelet = kubelet.clone();
+            async move { call(&kubelet, request).await }
+        };
+        let began = Instant::now();
+        calls.extend(side_by_side(requests, each).await?);
+        busy += began.elapsed();
+        published += volumes.len();
+        unpublish_all(stage, &volumes).await?;
+    }
+    Ok((published as f64 / busy.as_secs_f64(), calls))
 }
 
 /// P-256 publishes while others make RSA keys, which take long.

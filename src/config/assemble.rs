@@ -12,8 +12,9 @@ use crate::issuer::{
     BuildError, Entry, Issuer, IssuerKey, IssuerSet, Materials, Surroundings, build,
 };
 use crate::kubernetes::Access;
-use crate::spec::object::{IssuerMethod, IssuerObject, Object, SecretObject};
+use crate::spec::object::{GROUP, IssuerMethod, IssuerObject, Object, SecretObject};
 use crate::spec::policy::Cluster;
+use crate::spec::volume::IssuerRef;
 
 /// Makes issuers of objects, and keeps those that sign as before: an issuer may hold sessions.
 pub(super) struct Assembler {
@@ -77,6 +78,8 @@ impl Assembler {
             let spec = &placed.object.spec;
             let before = before.remove(key).filter(|before| before.method == spec.method);
             let (built, said) = self.build(placed.object, before, &objects);
+            let upstream = objects.missing_upstream(placed.object);
+            let said = said.into_iter().chain(upstream);
             problems.extend(said.map(|(severity, message)| placed.problem(severity, message)));
             let policy = spec.policy.clone().in_cluster(self.cluster.clone());
             let entry = Entry { policy: Some(policy), issuer: built.issuer.clone() };
@@ -167,6 +170,19 @@ impl<'a> Objects<'a> {
             }
         }
         objects
+    }
+
+    /// That the issuer which signs for `issuer` is not there, though it is one of ours.
+    fn missing_upstream(&self, issuer: &IssuerObject) -> Option<(Severity, String)> {
+        let IssuerRef { group, kind, name } = issuer.spec.method.upstream()?;
+        let namespace = issuer.namespace.clone().filter(|_| kind == "Issuer");
+        let (group, kind, name) = (group.clone(), kind.clone(), name.clone());
+        let key = IssuerKey { group, kind, namespace, name };
+        let missing = key.group == GROUP && !self.issuers.contains_key(&key);
+        missing.then(|| {
+            let message = format!("issuerRef names {key}, which is not there: add it");
+            (Severity::Warning, message)
+        })
     }
 
     /// The Secret that an issuer of `namespace` means by `name`.

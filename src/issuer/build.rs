@@ -8,7 +8,7 @@ use aws_lc_rs::digest;
 use zeroize::Zeroizing;
 
 use super::vault::Vault;
-use super::{Ca, CaError, CaLimits, CaMaterial, Issuer, SelfSigned, WebError};
+use super::{Ca, CaError, CaLimits, CaMaterial, Chained, Issuer, IssuerKey, SelfSigned, WebError};
 use crate::clock::Clock;
 use crate::kubernetes::Access;
 use crate::spec::object::{
@@ -74,8 +74,16 @@ pub fn build(
                 ocsp_servers: spec.ocsp_servers.clone(),
                 issuing_certificate_urls: spec.issuing_certificate_urls.clone(),
             };
-            let limits = CaLimits { max_duration: spec.max_duration, backdate: spec.backdate };
+            let limits = CaLimits {
+                max_duration: spec.max_duration,
+                backdate: spec.backdate,
+                path_len: spec.path_len,
+            };
             Ok(Arc::new(Ca::new(authority, information, limits, clock.clone())))
+        }
+        IssuerMethod::Chained(spec) => {
+            let (key, node_name) = (IssuerKey::of(object), &surroundings.node_name);
+            Ok(Arc::new(Chained::new(key, spec.clone(), node_name, clock)))
         }
         IssuerMethod::SelfSigned(spec) => {
             let information = AuthorityInformation {

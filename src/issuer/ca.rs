@@ -13,8 +13,8 @@ use super::{IssueError, IssueErrorKind, Issuer, Order, default_usages, later, si
 use crate::clock::{Clock, Timestamp, between};
 use crate::spec::object::SecretObject;
 use crate::x509::{
-    AuthorityInformation, Certificate, CertificateAuthority, CertificateError, Issued, KeyError,
-    PrivateKey, SignError, Validity, certificates_from_pem,
+    AuthorityInformation, BasicConstraints, Certificate, CertificateAuthority, CertificateError,
+    Issued, KeyError, PrivateKey, SignError, Validity, certificates_from_pem,
 };
 
 /// Signs with the key of a CA.
@@ -27,13 +27,15 @@ pub struct Ca {
     clock: Clock,
 }
 
-/// What a CA makes of a requested duration.
+/// What a CA makes of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct CaLimits {
     /// The longest life of a certificate, whatever is asked for.
     pub max_duration: Option<Duration>,
     /// How far before the time of signing certificates become valid.
     pub backdate: Duration,
+    /// How many CAs may follow, at most, below a CA that it signs.
+    pub path_len: Option<u8>,
 }
 
 /// The PEM texts that a CA is made from. Prints nothing; the key is zeroized.
@@ -119,7 +121,12 @@ impl Ca {
 impl Issuer for Ca {
     async fn issue(&self, order: Order<'_>) -> Result<Issued, IssueError> {
         let validity = self.validity(order.spec.duration)?;
-        let template = default_usages(&order.spec.template);
+        let mut template = default_usages(&order.spec.template);
+        if let (BasicConstraints::Ca { path_len }, Some(most)) =
+            (&mut template.basic_constraints, self.limits.path_len)
+        {
+            *path_len = Some(path_len.unwrap_or(most).min(most));
+        }
         let public_key = order.key.public_key_info();
         let authority = &self.authority;
         let leaf = sign_with(authority.key_algorithm(), || {

@@ -5,6 +5,7 @@
 
 mod build;
 mod ca;
+mod chained;
 mod error;
 mod kubernetes;
 mod registry;
@@ -19,9 +20,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::runtime::{Handle, RuntimeFlavor};
+use zeroize::Zeroizing;
 
 pub use build::{BuildError, Materials, Surroundings, build};
 pub use ca::{Ca, CaError, CaLimits, CaMaterial};
+pub use chained::Chained;
 pub use error::{IssueError, IssueErrorKind};
 pub use kubernetes::KubernetesIssuers;
 pub use registry::{Entry, IssuerKey, IssuerSet, Issuers, WeakIssuers};
@@ -157,6 +160,15 @@ fn sign_with<T>(algorithm: KeyAlgorithm, sign: impl FnOnce() -> T) -> T {
         true => tokio::task::block_in_place(sign),
         false => sign(),
     }
+}
+
+/// Where issuers keep secrets of the node across restarts of the driver, and no longer than the
+/// machine's boot: never on a disk.
+pub trait StateStore: fmt::Debug + Send + Sync {
+    /// What was stored under `name`.
+    fn load(&self, name: &str) -> std::io::Result<Option<Zeroizing<Vec<u8>>>>;
+    /// Keeps `bytes` under `name`, a plain file name.
+    fn store(&self, name: &str, bytes: &[u8]) -> std::io::Result<()>;
 }
 
 /// `template` with the usages that cert-manager gives where none are asked for.

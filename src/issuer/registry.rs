@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use tokio::sync::watch;
 
-use super::{Issuer, KubernetesIssuers};
+use super::{Issuer, KubernetesIssuers, StateStore};
 use crate::spec::object::{GROUP, IssuerObject};
 use crate::spec::policy::NamePolicy;
 use crate::spec::volume::IssuerRef;
@@ -98,24 +98,42 @@ pub struct WeakIssuers(Weak<Shared>);
 #[derive(Debug)]
 struct Shared {
     own: watch::Receiver<Arc<IssuerSet>>,
-    foreign: Option<KubernetesIssuers>,
+    foreign: Option<Arc<KubernetesIssuers>>,
+    state: Option<Arc<dyn StateStore>>,
 }
 
 impl Issuers {
     /// The writing end for config and the reading end for everyone else.
     pub fn channel(first: IssuerSet) -> (watch::Sender<Arc<IssuerSet>>, Self) {
         let (sender, receiver) = watch::channel(Arc::new(first));
-        (sender, Self::new(receiver, None))
+        (sender, Self::new(receiver, None, None))
     }
 
     /// The same with the issuers of other API groups.
     #[must_use]
     pub fn with_foreign(self, foreign: KubernetesIssuers) -> Self {
-        Self::new(self.own, Some(foreign))
+        let state = self.shared.state.clone();
+        Self::new(self.own, Some(Arc::new(foreign)), state)
     }
 
-    fn new(own: watch::Receiver<Arc<IssuerSet>>, foreign: Option<KubernetesIssuers>) -> Self {
-        Self { shared: Arc::new(Shared { own: own.clone(), foreign }), own }
+    /// The same with a place for what issuers keep across restarts.
+    #[must_use]
+    pub fn with_state(self, state: Arc<dyn StateStore>) -> Self {
+        let foreign = self.shared.foreign.clone();
+        Self::new(self.own, foreign, Some(state))
+    }
+
+    fn new(
+        own: watch::Receiver<Arc<IssuerSet>>,
+        foreign: Option<Arc<KubernetesIssuers>>,
+        state: Option<Arc<dyn StateStore>>,
+    ) -> Self {
+        Self { shared: Arc::new(Shared { own: own.clone(), foreign, state }), own }
+    }
+
+    /// Where issuers keep what must survive a restart, if there is such a place.
+    pub fn state(&self) -> Option<Arc<dyn StateStore>> {
+        self.shared.state.clone()
     }
 
     /// The same to keep in an issuer, which is one of them.

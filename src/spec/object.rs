@@ -8,6 +8,7 @@
 
 mod server;
 mod vault;
+mod chained;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -24,10 +25,12 @@ use zeroize::Zeroizing;
 
 use super::policy::NamePolicy;
 use super::values;
+use super::volume::IssuerRef;
 use crate::x509::GeneralName;
 
 pub use server::{CaBundle, ServerUrl};
 pub use vault::{TokenSource, VaultAuth, VaultPath, VaultSpec};
+pub use chained::ChainedSpec;
 pub use yaml::{Document, DocumentError, LARGEST_TEXT, parse};
 
 /// The group of our objects.
@@ -81,6 +84,8 @@ pub struct IssuerSpec {
 pub enum IssuerMethod {
     /// `ca`: with the key of a CA that this node holds.
     Ca(CaSpec),
+    /// `chained`: with an intermediate CA that this node has from another issuer.
+    Chained(ChainedSpec),
     /// `selfSigned`: with the certificate's own key.
     SelfSigned(SelfSignedSpec),
     /// `vault`: a Vault or OpenBao server.
@@ -114,6 +119,8 @@ pub struct CaSpec {
     pub max_duration: Option<Duration>,
     /// How far before the time of signing certificates become valid, for clocks that are behind.
     pub backdate: Duration,
+    /// How many CAs may follow, at most, below a CA that this one signs.
+    pub path_len: Option<u8>,
 }
 
 /// Where a CA's certificate and key are.
@@ -190,8 +197,34 @@ impl IssuerObject {
             (IssuerKind::Issuer, Some(_)) if from_files => {
                 Err("ca.files is for a ClusterIssuer only: use ca.secretName".to_owned())
             }
-            _ => Ok(Self { kind, namespace, name, spec }),
+            _ => {
+                let object = Self { kind, namespace, name, spec };
+                object.check_upstream().map(|()| object)
+            }
         }
+    }
+
+    /// Refuses a chained issuer whose upstream cannot be.
+    fn check_upstream(&self) -> Result<(), String> {
+        let Some(IssuerRef { group, kind, name }) = self.spec.method.upstream() else {
+            return Ok(());
+        };
+        if group != GROUP {
+            return Ok(());
+        }
+        if *kind == self.kind.to_string() && *name == self.name {
+            return Err(
+                "issuerRef names the issuer itself: name the one that signs its intermediates"
+                    .to_owned(),
+            );
+        }
+        if kind == "Issuer" && self.kind == IssuerKind::ClusterIssuer {
+            return Err(format!(
+                "issuerRef names the Issuer {}, but a ClusterIssuer is in no namespace: name a ClusterIssuer",
+                values::quoted(name)
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -271,16 +304,26 @@ impl IssuerMethod {
         let names: Vec<_> = match self {
             Self::Ca(CaSpec { source: CaSource::Secret(name), .. }) => vec![name.as_str()],
             Self::Vault(spec) => spec.secrets().collect(),
-            Self::Ca(_) | Self::SelfSigned(_) | Self::Unsupported(_) => Vec::new(),
+            Self::Ca(_) | Self::Chained(_) | Self::SelfSigned(_) | Self::Unsupported(_) => {
+                Vec::new()
+            }
         };
         names.into_iter()
+    }
+
+    /// The issuer that signs for it.
+    pub fn upstream(&self) -> Option<&IssuerRef> {
+        match self {
+            Self::Chained(ChainedSpec { upstream, .. }) => Some(upstream),
+            _ => None,
+        }
     }
 
     /// The files that it needs.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         let files = match self {
             Self::Ca(CaSpec { source: CaSource::Files(files), .. }) => Some(files),
-            Self::Ca(_) | Self::SelfSigned(_) | Self::Unsupported(_) | Self::Vault(_) => None,
+            _ => None,
         };
         files
             .into_iter()
@@ -302,8 +345,10 @@ struct WrittenIssuer {
     ca: Option<CaSpec>,
     #[schemars(skip)]
     cert_manager: Option<IgnoredAny>,
-    #[schemars(skip)]
-    chained: Option<IgnoredAny>,
+    /// Sign on the node, with an intermediate CA that each node has from another issuer and that
+    /// lives for a short time only. Pods start without waiting for that issuer, and go on while it
+    /// is down.
+    chained: Option<ChainedSpec>,
     #[serde(rename = "kubernetesCSR")]
     #[schemars(skip)]
     kubernetes_csr: Option<IgnoredAny>,
@@ -339,7 +384,7 @@ impl<'de> Deserialize<'de> for IssuerSpec {
             unsupported(written.acme, "acme"),
             written.ca.map(|ca| ("ca", IssuerMethod::Ca(ca))),
             unsupported(written.cert_manager, "certManager"),
-            unsupported(written.chained, "chained"),
+            written.chained.map(|chained| ("chained", IssuerMethod::Chained(chained))),
             unsupported(written.kubernetes_csr, "kubernetesCSR"),
             written.self_signed.map(|spec| ("selfSigned", IssuerMethod::SelfSigned(spec))),
             written.vault.map(|spec| ("vault", IssuerMethod::Vault(spec))),
@@ -394,6 +439,10 @@ struct WrittenCa {
     #[serde(deserialize_with = "some_duration_or_zero")]
     #[schemars(with = "Option<String>", regex(pattern = DURATION_OR_ZERO))]
     backdate: Option<Duration>,
+    /// How many CAs may follow, at most, below a CA that this one signs: with 0 these sign leaves
+    /// only. What the request says without it.
+    #[schemars(with = "Option<i32>", range(min = 0, max = 255))]
+    path_len: Option<u8>,
 }
 
 impl<'de> Deserialize<'de> for CaSpec {
@@ -424,6 +473,7 @@ impl<'de> Deserialize<'de> for CaSpec {
             issuing_certificate_urls: written.issuing_certificate_urls,
             max_duration: written.max_duration,
             backdate: written.backdate.unwrap_or(DEFAULT_BACKDATE),
+            path_len: written.path_len,
         })
     }
 }

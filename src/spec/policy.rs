@@ -182,7 +182,7 @@ struct Rule {
     #[serde(deserialize_with = "usages")]
     #[schemars(with = "Option<Vec<String>>", inner(regex(pattern = usage_pattern())))]
     usages: Option<KeyUsages>,
-    /// Whether requests may be for a CA.
+    /// Whether requests may be for a CA: also those of chained Issuers in the namespaces.
     #[serde(rename = "isCA")]
     is_ca: bool,
     /// The longest duration that requests may have, such as 24h.

@@ -11,6 +11,8 @@
 //! data/                what the pod sees, bind-mounted read-only on the target path
 //! ```
 //!
+//! `<data-root>/.node` is a tmpfs of the node's own: see [`NodeState`].
+//!
 //! All calls are blocking system calls on memory; none waits for a disk or a network. Calls for one
 //! volume must come one after the other; different volumes do not mind each other.
 //!
@@ -20,6 +22,7 @@
 
 mod directory;
 mod mount;
+mod node_state;
 mod record;
 mod write;
 
@@ -33,6 +36,7 @@ use std::sync::Arc;
 use nix::fcntl::{Flock, FlockArg};
 use zeroize::Zeroizing;
 
+pub use node_state::NodeState;
 pub use record::Record;
 
 use self::directory::Directory;

@@ -11,18 +11,19 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
+use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::config::kubernetes::Scope;
 use crate::config::{self, Problem, Running, Severity};
 use crate::csi::{Endpoint, Listener, Plugin, Registration, RegistrationState};
-use crate::issuer::KubernetesIssuers;
+use crate::issuer::{KubernetesIssuers, StateStore};
 use crate::kubernetes::{self, Access};
 use crate::observe::{self, Endpoints, Events, Metrics, Readiness, VolumesFn, bind_private};
 use crate::renew::{Renewer, Settings};
 use crate::spec::policy::Cluster;
 use crate::spec::request::NodeContext;
-use crate::volume::Volumes;
+use crate::volume::{NodeState, Volumes};
 
 /// What to serve and where.
 #[derive(Debug)]
@@ -97,9 +98,11 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
         issuers = issuers.with_foreign(foreign);
         events = Some(Events::start(client, driver_name, node_name, clock.clone()));
     }
+    let volumes = Volumes::open(&plan.data_root)?;
+    issuers = issuers.with_state(Arc::new(Kept(volumes.node_state())));
     let (reports, reported) = mpsc::unbounded_channel();
     let renewer = Renewer::new(Settings {
-        volumes: Volumes::open(&plan.data_root)?,
+        volumes,
         issuers: issuers.clone(),
         clock: clock.clone(),
         node: plan.node.clone(),
@@ -167,6 +170,20 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
     }
     let _ = std::fs::remove_file(&plan.admin_socket);
     ended
+}
+
+/// What issuers keep, beside the volumes.
+#[derive(Debug)]
+struct Kept(NodeState);
+
+impl StateStore for Kept {
+    fn load(&self, name: &str) -> std::io::Result<Option<Zeroizing<Vec<u8>>>> {
+        self.0.load(name).map_err(std::io::Error::other)
+    }
+
+    fn store(&self, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+        self.0.store(name, bytes).map_err(std::io::Error::other)
+    }
 }
 
 /// An API server that works answers within this; one that does not must not hold up unpublishes.

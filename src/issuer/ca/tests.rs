@@ -73,7 +73,7 @@ fn intermediate_authority(above: Validity, own: Validity) -> CertificateAuthorit
 }
 
 fn ca(authority: CertificateAuthority) -> Ca {
-    let limits = CaLimits { max_duration: None, backdate: 5 * MINUTE };
+    let limits = CaLimits { max_duration: None, backdate: 5 * MINUTE, path_len: None };
     Ca::new(authority, AuthorityInformation::default(), limits, clock())
 }
 
@@ -168,7 +168,7 @@ async fn no_leaf_begins_before_any_part_of_the_chain() {
 
 #[tokio::test]
 async fn the_longest_life_is_the_issuers() {
-    let limits = CaLimits { max_duration: Some(HOUR), backdate: Duration::ZERO };
+    let limits = CaLimits { max_duration: Some(HOUR), backdate: Duration::ZERO, path_len: None };
     let authority = root_authority(lasting(10 * DAY));
     let ca = Ca::new(authority, AuthorityInformation::default(), limits, clock());
     let bundle = order(&ca, &asking_for(90 * DAY)).await.unwrap();
@@ -337,5 +337,22 @@ async fn what_verifiers_look_for_is_in_the_leaf() {
     for uri in ["http://crl.example", "http://ocsp.example", "http://aia.example"] {
         let der = bundle.leaf().der();
         assert!(der.windows(uri.len()).any(|window| window == uri.as_bytes()), "{uri}");
+    }
+}
+
+#[tokio::test]
+async fn the_spec_limits_how_many_cas_may_follow() {
+    let (certificate, key) = root(lasting(365 * DAY));
+    let values = BTreeMap::from([("tls.crt", pem(&certificate)), ("tls.key", key_pem(&key))]);
+    let limited = build_with("{ca: {secretName: root, pathLen: 1}}", &values).unwrap();
+    let free = build_with("{ca: {secretName: root}}", &values).unwrap();
+    for (asked, of_limited) in [(None, Some(1)), (Some(5), Some(1)), (Some(0), Some(0))] {
+        let mut spec = asking_for(DAY);
+        spec.template.subject.push("CN", "below").unwrap();
+        spec.template.basic_constraints = BasicConstraints::Ca { path_len: asked };
+        for (issuer, path_len) in [(&limited, of_limited), (&free, asked)] {
+            let bundle = order(&**issuer, &spec).await.unwrap();
+            assert_eq!(bundle.leaf().basic_constraints(), BasicConstraints::Ca { path_len });
+        }
     }
 }

@@ -58,6 +58,7 @@ fn reads_an_issuer_pasted_from_cert_manager() {
             issuing_certificate_urls: vec!["http://ca.example/ca.crt".to_owned()],
             max_duration: None,
             backdate: Duration::from_secs(300),
+            path_len: None,
         })
     );
     assert_eq!(issuer.spec.policy, NamePolicy::default());
@@ -232,7 +233,6 @@ fn methods_of_other_builds_are_known() {
     for (method, body) in [
         ("acme", "{server: https://x, solvers: [{http01: {}}]}"),
         ("venafi", "{zone: a}"),
-        ("chained", "{issuerRef: {name: a}}"),
         ("certManager", "{issuerRef: {name: a}}"),
         ("kubernetesCSR", "{signerName: a}"),
     ] {

@@ -1,0 +1,442 @@
+//! Keeps an intermediate at hand: asks the upstream, replaces in time, and backs off.
+
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::{digest, rand};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use zeroize::Zeroizing;
+
+use super::intermediate::Intermediate;
+use crate::clock::{Clock, Timestamp, between};
+use crate::error::with_causes;
+use crate::issuer::{
+    Entry, HandleStore, IssueError, IssueErrorKind, Issuer, IssuerKey, Issuers, Order, Requester,
+    WeakIssuers,
+};
+use crate::spec::object::{ChainedSpec, GROUP};
+use crate::spec::request::CertificateSpec;
+use crate::spec::tokens::PodTokens;
+use crate::spec::volume::PodRef;
+use crate::x509::{
+    BasicConstraints, Bundle, CertificationRequest, DistinguishedName, Issued, KeyError, KeyUsage,
+    KeyUsages, PrivateKey, Template,
+};
+
+/// The intermediates of one issuer, one after the other.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    issuer: IssuerKey,
+    node_name: String,
+    /// What is asked of the upstream.
+    wanted: CertificateSpec,
+    spec: ChainedSpec,
+    clock: Clock,
+    state: watch::Sender<State>,
+    /// The intermediate at hand is used for the first time.
+    first_use: Notify,
+}
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    current: Option<Arc<Intermediate>>,
+    /// Why there is no other, since the last attempt.
+    failure: Option<Failure>,
+    /// Whether the upstream is being asked now.
+    asking: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Failure {
+    kind: IssueErrorKind,
+    message: String,
+    retry_at: Timestamp,
+}
+
+/// What one intermediate is asked for with: the same until it is there.
+#[derive(Debug)]
+struct Attempt {
+    key: Arc<PrivateKey>,
+    request: CertificationRequest,
+    handle: Handle,
+}
+
+#[derive(Debug, Default)]
+struct Handle(Mutex<Option<String>>);
+
+/// An order does not wait longer for an upstream that failed before: somebody shall be told.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// An upstream decides within this, or is asked again.
+const LONGEST_ASK: Duration = Duration::from_secs(900);
+
+/// Nodes that were started together part from each other by up to this part of the time until the
+/// rotation.
+const SPREAD_DIVISOR: u32 = 20;
+
+impl Keeper {
+    pub(super) fn new(issuer: IssuerKey, spec: ChainedSpec, node_name: &str, clock: Clock) -> Self {
+        let wanted = CertificateSpec {
+            issuer: spec.upstream.clone(),
+            template: Template {
+                subject: subject(&issuer.name, node_name),
+                subject_alt_names: Vec::new(),
+                usages: KeyUsages {
+                    key: vec![KeyUsage::CertSign, KeyUsage::CrlSign],
+                    extended: Vec::new(),
+                },
+                basic_constraints: BasicConstraints::Ca { path_len: Some(0) },
+                name_constraints: spec.name_constraints.clone(),
+            },
+            duration: spec.duration,
+            key_algorithm: spec.key_algorithm,
+            renew_before: None,
+            reuse_private_key: false,
+        };
+        Self {
+            issuer,
+            node_name: node_name.to_owned(),
+            wanted,
+            spec,
+            clock,
+            state: watch::Sender::default(),
+            first_use: Notify::new(),
+        }
+    }
+
+    /// An intermediate that can sign, or why there is none.
+    pub(super) async fn intermediate(&self) -> Result<Arc<Intermediate>, IssueError> {
+        let mut state = self.state.subscribe();
+        loop {
+            let failure = {
+                let State { current, failure, asking } = &*state.borrow_and_update();
+                if let Some(current) = current {
+                    if current.use_first() {
+                        self.first_use.notify_one();
+                    }
+                    if current.is_good(self.clock.now()) {
+                        return Ok(Arc::clone(current));
+                    }
+                }
+                match failure {
+                    Some(failure) if !asking => return Err(self.error(failure)),
+                    failure => failure.clone(),
+                }
+            };
+            let changed = timeout(PATIENCE, state.changed()).await;
+            if let (Err(_), Some(failure)) = (changed, failure) {
+                return Err(self.error(&failure));
+            }
+        }
+    }
+
+    /// What an operator should do about the intermediate.
+    pub(super) fn warning(&self, now: Timestamp) -> Option<String> {
+        let state = self.state.borrow();
+        let failure = &state.failure.as_ref()?.message;
+        Some(match state.current.as_ref().filter(|current| current.is_good(now)) {
+            Some(current) => format!(
+                "its intermediate CA ends at {}, and there is no next one: {failure}",
+                current.not_after
+            ),
+            None => format!("it has no intermediate CA to sign with: {failure}"),
+        })
+    }
+
+    /// Brings intermediates for as long as somebody looks at the issuers.
+    pub(super) async fn run(self: Arc<Self>, issuers: WeakIssuers) {
+        let begins = self.state.borrow().current.is_none();
+        let issuers_now = issuers.upgrade().filter(|_| begins);
+        if let Some(kept) = issuers_now.and_then(|issuers| self.restore(&issuers)) {
+            self.become_current(kept);
+        }
+        loop {
+            self.wait_for_rotation().await;
+            let mut attempt = None;
+            let mut failures = 0;
+            loop {
+                let Some(issuers) = issuers.upgrade() else { return };
+                let seen = self.upstream(&issuers);
+                self.state.send_modify(|state| state.asking = true);
+                let asked = timeout(LONGEST_ASK, self.ask(&mut attempt, seen.clone(), &issuers));
+                let asked = asked.await.unwrap_or_else(|_| {
+                    let minutes = LONGEST_ASK.as_secs() / 60;
+                    let message =
+                        format!("{} has not answered in {minutes} minutes", self.spec.upstream);
+                    Err(IssueError::new(IssueErrorKind::Unavailable, message))
+                });
+                match asked {
+                    Ok((intermediate, bundle)) => {
+                        // Without it the next process asks for one of its own.
+                        let _ = self.keep(&bundle, &issuers);
+                        self.become_current(intermediate);
+                        break;
+                    }
+                    Err(error) => {
+                        let wait = self.backoff(&error, failures);
+                        failures = failures.saturating_add(1);
+                        self.note(&error, wait);
+                        if !self.pause(wait, seen, issuers).await {
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn become_current(&self, intermediate: Intermediate) {
+        let current = Some(Arc::new(intermediate));
+        self.state.send_replace(State { current, ..State::default() });
+    }
+
+    /// The intermediate of an earlier process, if it is still what the spec asks for.
+    fn restore(&self, issuers: &Issuers) -> Option<Intermediate> {
+        let kept = issuers.state()?.load(&self.name_of_state()).ok()??;
+        let bundle =
+            Bundle::from_state(kept.strip_prefix(self.head_of_state().as_bytes())?).ok()?;
+        let chain = std::iter::once(bundle.leaf()).chain(bundle.intermediates()).cloned().collect();
+        let issued = Issued { chain, trust_anchors: bundle.trust_anchors().to_vec() };
+        let key = Arc::clone(bundle.key());
+        let made =
+            Intermediate::new(key, issued, &self.wanted.template, &self.spec, &self.clock).ok()?;
+        Some(made.0).filter(|intermediate| intermediate.is_good(self.clock.now()))
+    }
+
+    /// Keeps an intermediate for the next process.
+    fn keep(&self, bundle: &Bundle, issuers: &Issuers) -> std::io::Result<()> {
+        let Some(store) = issuers.state() else { return Ok(()) };
+        let (head, state) = (self.head_of_state(), bundle.to_state());
+        // Sized beforehand: a buffer that grows leaves copies of the key behind.
+        let mut kept = Zeroizing::new(Vec::with_capacity(head.len() + state.len()));
+        kept.extend_from_slice(head.as_bytes());
+        kept.extend_from_slice(&state);
+        store.store(&self.name_of_state(), &kept)
+    }
+
+    fn name_of_state(&self) -> String {
+        format!("intermediate-{}", hash(&self.issuer.to_string()))
+    }
+
+    /// Tells what was kept for another spec.
+    fn head_of_state(&self) -> String {
+        format!("# spec {}\n", hash(&format!("{:?} {}", self.spec, self.node_name)))
+    }
+
+    /// Returns when the next intermediate is to be asked for: in time before the end of the one
+    /// that is there, unless nobody uses it.
+    async fn wait_for_rotation(&self) {
+        let Some(current) = self.state.borrow().current.clone() else { return };
+        let now = self.clock.now();
+        let spread = random_part(between(now, current.rotate_at) / SPREAD_DIVISOR);
+        self.clock.sleep_between(now, current.rotate_at - spread).await;
+        while !current.was_used() {
+            self.first_use.notified().await;
+        }
+    }
+
+    /// Who signs intermediates, if it is there.
+    fn upstream(&self, issuers: &Issuers) -> Option<Entry> {
+        issuers.get(&self.spec.upstream, self.issuer.namespace.as_deref().unwrap_or_default())
+    }
+
+    async fn ask(
+        &self,
+        attempt: &mut Option<Attempt>,
+        upstream: Option<Entry>,
+        issuers: &Issuers,
+    ) -> Result<(Intermediate, Bundle), IssueError> {
+        let upstream = self.allowed(upstream)?;
+        let attempt = match attempt {
+            Some(attempt) => attempt,
+            none => none.insert(self.attempt().await?),
+        };
+        let order = Order {
+            requester: Requester::Node { name: &self.node_name, issuer: &self.issuer },
+            spec: &self.wanted,
+            request: &attempt.request,
+            annotations: &BTreeMap::new(),
+            key: &attempt.key,
+            tokens: &PodTokens::default(),
+            handle: &attempt.handle,
+            issuers,
+        };
+        let issued = upstream.issue(order).await?;
+        let key = Arc::clone(&attempt.key);
+        Intermediate::new(key, issued, &self.wanted.template, &self.spec, &self.clock).map_err(
+            |error| {
+                let upstream = &self.spec.upstream;
+                let message = format!(
+                    "what {upstream} signed is no intermediate CA as asked for and is not used"
+                );
+                IssueError::new(IssueErrorKind::BadResponse, message).caused_by(error)
+            },
+        )
+    }
+
+    /// The upstream, if it is ready and this issuer may have a CA of it.
+    ///
+    /// Whoever writes an issuer for the whole cluster, or one beside its upstream in the same
+    /// namespace, could as well write the upstream: naming it is enough. Whoever writes one for a
+    /// namespace has a CA of a `ClusterIssuer` only if that one's policy gives CAs to the namespace.
+    fn allowed(&self, upstream: Option<Entry>) -> Result<Arc<dyn Issuer>, IssueError> {
+        let reference = &self.spec.upstream;
+        let config = |message| IssueError::new(IssueErrorKind::Config, message);
+        let Entry { policy, issuer } = upstream.ok_or_else(|| {
+            config(format!("there is no {reference}, which is to sign the intermediate CA; create it, or correct issuerRef"))
+        })?;
+        let of_another = reference.group == GROUP && reference.kind == "ClusterIssuer";
+        if let (Some(namespace), Some(policy), true) = (&self.issuer.namespace, policy, of_another)
+        {
+            let asking = PodRef {
+                namespace: namespace.clone(),
+                name: String::new(),
+                uid: String::new(),
+                service_account: String::new(),
+            };
+            // The subject is ours and says nothing that a rule would have to grant.
+            let template = Template {
+                subject: DistinguishedName::default(),
+                usages: KeyUsages::default(),
+                ..self.wanted.template.clone()
+            };
+            let asked = CertificateSpec { template, ..self.wanted.clone() };
+            policy.check(&asking, &asked, None).map_err(|_| {
+                let message = format!(
+                    "the policy of {reference} gives no CA to issuers of namespace {namespace}; add \
+                     this rule to it, with no limits that exclude this request:\n\
+                     - namespaces: [{namespace}]\n  isCA: true"
+                );
+                IssueError::new(IssueErrorKind::Denied, message)
+            })?;
+        }
+        issuer.map_err(|reason| {
+            config(format!("{reference}, which signs the intermediate CA, is not ready: {reason}"))
+        })
+    }
+
+    /// A new key and the request for it.
+    async fn attempt(&self) -> Result<Attempt, IssueError> {
+        let algorithm = self.spec.key_algorithm;
+        let no_key = |error: KeyError| {
+            IssueError::new(IssueErrorKind::Node, "no private key could be made").caused_by(error)
+        };
+        let made = tokio::task::spawn_blocking(move || PrivateKey::generate(algorithm)).await;
+        let key = made.map_err(|error| {
+            IssueError::new(IssueErrorKind::Node, "no private key could be made").caused_by(error)
+        })?;
+        let key = Arc::new(key.map_err(no_key)?);
+        let request = CertificationRequest::new(&self.wanted.template, &key).map_err(|error| {
+            IssueError::new(IssueErrorKind::Config, "the certification request cannot be made")
+                .caused_by(error)
+        })?;
+        Ok(Attempt { key, request, handle: Handle::default() })
+    }
+
+    /// Doubles from a first wait up to a cap, cut by up to half at random, so that the nodes of a
+    /// cluster do not come back together. What the upstream asked for is a floor.
+    fn backoff(&self, error: &IssueError, failures: u32) -> Duration {
+        let seconds = Duration::from_secs;
+        let now = self.clock.now();
+        let current = self.state.borrow().current.clone();
+        let left = current.map(|current| between(now, current.not_after)).unwrap_or_default();
+        let (first, cap) = match error.kind {
+            IssueErrorKind::Pending => (seconds(2), seconds(30)),
+            IssueErrorKind::Denied => (seconds(60), seconds(3600)),
+            // Pods wait.
+            _ if left.is_zero() => (seconds(1), seconds(60)),
+            _ => (seconds(30), (left / 8).clamp(seconds(60), seconds(3600))),
+        };
+        let full = first.saturating_mul(2u32.saturating_pow(failures.min(20))).min(cap);
+        let floor = error.retry_after.unwrap_or_default().min(seconds(86_400));
+        (full - random_part(full / 2)).max(floor).max(seconds(1))
+    }
+
+    /// Lets everybody know why there is no new intermediate.
+    fn note(&self, error: &IssueError, wait: Duration) {
+        let retry_at = self.clock.now() + wait;
+        let failure = Failure { kind: error.kind, message: with_causes(error), retry_at };
+        self.state.send_modify(|state| {
+            state.failure = Some(failure);
+            state.asking = false;
+        });
+    }
+
+    /// Waits, but no longer than until the upstream is another than `seen`; answers whether anybody
+    /// looks at the issuers still.
+    async fn pause(&self, wait: Duration, seen: Option<Entry>, mut issuers: Issuers) -> bool {
+        /// Between two looks at whether it was for nobody.
+        const STEP: Duration = Duration::from_secs(30);
+        let deadline = Instant::now() + wait;
+        let mut over = pin!(sleep_until(deadline));
+        while !issuers.is_last() {
+            tokio::select! {
+                () = &mut over => return true,
+                () = sleep_until(Instant::now() + STEP) => {}
+                () = issuers.changed() => {
+                    let own = self.spec.upstream.group == GROUP;
+                    if own && !same(&seen, &self.upstream(&issuers)) {
+                        return true;
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    fn error(&self, failure: &Failure) -> IssueError {
+        let wait = between(self.clock.now(), failure.retry_at);
+        let message = format!("this node has no intermediate CA to sign with: {}", failure.message);
+        IssueError { retry_after: Some(wait), ..IssueError::new(failure.kind, message) }
+    }
+}
+
+impl HandleStore for Handle {
+    fn load(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn save(&self, handle: &str) -> std::io::Result<()> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle.to_owned());
+        Ok(())
+    }
+}
+
+/// For people who look at a chain; what tells intermediates apart is their key identifier.
+pub(super) fn subject(issuer: &str, node: &str) -> DistinguishedName {
+    /// RFC 5280's upper bound for common names.
+    const LONGEST: usize = 64;
+    let mut name = format!("certmount {issuer} {node}");
+    while name.len() > LONGEST {
+        name.pop();
+    }
+    let mut subject = DistinguishedName::default();
+    if subject.push("CN", name.trim_end()).is_err() {
+        subject.push("CN", "certmount").expect("a short ASCII name");
+    }
+    subject
+}
+
+fn same(before: &Option<Entry>, after: &Option<Entry>) -> bool {
+    match (before, after) {
+        (Some(before), Some(after)) => before.is_same(after),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+/// SHA-256 in hexadecimal.
+fn hash(text: &str) -> String {
+    let hash = digest::digest(&digest::SHA256, text.as_bytes());
+    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A part of `span` by chance.
+fn random_part(span: Duration) -> Duration {
+    let mut random = [0; 4];
+    rand::fill(&mut random).expect("the operating system has random bytes");
+    span.mul_f64(f64::from(u32::from_be_bytes(random)) / f64::from(u32::MAX))
+}
