@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use certmount::clock::{Clock, Timestamp};
 use certmount::config::{self, Loaded, Problem, Root, RootOptions, Running, Severity};
-use certmount::issuer::{Entry, Issuer};
+use certmount::issuer::{Entry, Issuer, Surroundings};
 use certmount::spec::policy::Cluster;
 use certmount::spec::volume::IssuerRef;
 use certmount::x509::{Certificate, KeyAlgorithm};
@@ -94,7 +94,14 @@ struct Followed(Running);
 
 impl Followed {
     fn start(dir: &Path) -> Self {
-        Self(config::start(dir, Cluster::default(), Clock::from_fn(now)).unwrap())
+        Self(
+            config::start(
+                dir,
+                Cluster::default(),
+                Surroundings::new(Clock::from_fn(now), "node-1"),
+            )
+            .unwrap(),
+        )
     }
 
     fn entry(&self, name: &str) -> Option<Entry> {

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Place, Problem, Severity, folder};
-use crate::clock::Clock;
 use crate::error::with_causes;
 use crate::issuer::{
     BuildError, Entry, Issuer, IssuerKey, IssuerSet, Materials, Surroundings, build,
@@ -51,17 +50,14 @@ struct Objects<'a> {
 
 impl Assembler {
     /// Of objects in the folder `dir`.
-    pub(super) fn of_folder(dir: PathBuf, cluster: Cluster, clock: Clock) -> Self {
-        let surroundings =
-            Surroundings { clock, node_name: cluster.node_name.clone(), access: None };
+    pub(super) fn of_folder(dir: PathBuf, cluster: Cluster, surroundings: Surroundings) -> Self {
         Self { dir, namespace: None, cluster, surroundings, built: BTreeMap::new() }
     }
 
     /// Of objects in a cluster.
-    pub(super) fn of_cluster(access: Access, cluster: Cluster, clock: Clock) -> Self {
+    pub(super) fn of_cluster(access: Access, cluster: Cluster, surroundings: Surroundings) -> Self {
         let (dir, namespace) = (PathBuf::from("/"), Some(access.namespace.clone()));
-        let node_name = cluster.node_name.clone();
-        let surroundings = Surroundings { clock, node_name, access: Some(access) };
+        let surroundings = Surroundings { access: Some(access), ..surroundings };
         Self { dir, namespace, cluster, surroundings, built: BTreeMap::new() }
     }
 

@@ -37,7 +37,7 @@ pub use root::{Root, RootError, RootOptions};
 use self::assemble::{Assembler, Placed};
 use self::folder::Folder;
 use crate::clock::Clock;
-use crate::issuer::{IssuerKey, IssuerSet, Issuers};
+use crate::issuer::{IssuerKey, IssuerSet, Issuers, Surroundings};
 use crate::spec::object::Object;
 use crate::spec::policy::Cluster;
 
@@ -100,7 +100,8 @@ pub enum Severity {
 ///
 /// Only when `dir` is no path: when it is empty.
 pub fn load(dir: &Path, cluster: &Cluster, clock: &Clock) -> io::Result<Loaded> {
-    let mut source = Source::open(dir, cluster.clone(), clock.clone())?;
+    let surroundings = Surroundings::new(clock.clone(), &cluster.node_name);
+    let mut source = Source::open(dir, cluster.clone(), surroundings)?;
     let (issuers, problems) = source.refresh();
     Ok(Loaded { issuers, places: source.places(), problems })
 }
@@ -116,8 +117,8 @@ pub fn load(dir: &Path, cluster: &Cluster, clock: &Clock) -> io::Result<Loaded> 
 /// # Panics
 ///
 /// Outside of a tokio runtime.
-pub fn start(dir: &Path, cluster: Cluster, clock: Clock) -> io::Result<Running> {
-    let mut source = Source::open(dir, cluster, clock)?;
+pub fn start(dir: &Path, cluster: Cluster, surroundings: Surroundings) -> io::Result<Running> {
+    let mut source = Source::open(dir, cluster, surroundings)?;
     let (first, problems) = source.refresh();
     let (issuers_out, issuers) = Issuers::channel(first);
     let (problems_out, problems) = watch::channel(problems);
@@ -132,9 +133,9 @@ struct Source {
 }
 
 impl Source {
-    fn open(dir: &Path, cluster: Cluster, clock: Clock) -> io::Result<Self> {
+    fn open(dir: &Path, cluster: Cluster, surroundings: Surroundings) -> io::Result<Self> {
         let dir = std::path::absolute(dir)?;
-        let assembler = Assembler::of_folder(dir.clone(), cluster, clock);
+        let assembler = Assembler::of_folder(dir.clone(), cluster, surroundings);
         Ok(Self { folder: Folder::new(dir), assembler })
     }
 

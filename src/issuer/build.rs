@@ -8,7 +8,10 @@ use aws_lc_rs::digest;
 use zeroize::Zeroizing;
 
 use super::vault::Vault;
-use super::{Ca, CaError, CaLimits, CaMaterial, Chained, Issuer, IssuerKey, SelfSigned, WebError};
+use super::{
+    Acme, AcmeAnswers, Ca, CaError, CaLimits, CaMaterial, Chained, Issuer, IssuerKey, SelfSigned,
+    WebError,
+};
 use crate::clock::Clock;
 use crate::kubernetes::Access;
 use crate::spec::object::{
@@ -32,7 +35,7 @@ pub enum BuildError {
     #[error(transparent)]
     Web(#[from] WebError),
     /// This build does not have the method.
-    #[error("{0} is not supported by this build: use ca, selfSigned or vault")]
+    #[error("{0} is not supported by this build: use one of the others")]
     Unsupported(&'static str),
 }
 
@@ -45,6 +48,24 @@ pub struct Surroundings {
     pub node_name: String,
     /// The Kubernetes API, where there is one.
     pub access: Option<Access>,
+    /// The folder for what must outlive the machine, such as an ACME account's key, where there is
+    /// no Kubernetes to keep it.
+    pub state_dir: Option<PathBuf>,
+    /// What this node answers to CAs that check names.
+    pub acme: AcmeAnswers,
+}
+
+impl Surroundings {
+    /// Those of a process that has nothing but a clock, on a node of that name.
+    pub fn new(clock: Clock, node_name: &str) -> Self {
+        Self {
+            clock,
+            node_name: node_name.to_owned(),
+            access: None,
+            state_dir: None,
+            acme: AcmeAnswers::default(),
+        }
+    }
 }
 
 /// What one issuer is made with: Secrets and files by the names that its spec gives them, and for
@@ -67,6 +88,9 @@ pub fn build(
 ) -> Result<Arc<dyn Issuer>, BuildError> {
     let clock = &surroundings.clock;
     match &object.spec.method {
+        IssuerMethod::Acme(spec) => {
+            Ok(Arc::new(Acme::build(object, spec, materials, surroundings)?))
+        }
         IssuerMethod::Ca(spec) => {
             let authority = materials.ca(&spec.source)?.load()?;
             let information = AuthorityInformation {

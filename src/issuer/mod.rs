@@ -3,6 +3,7 @@
 //! An issuer turns an [`Order`] into an [`Issued`] chain or into an [`IssueError`] that says whose
 //! fault it is. It never writes a volume, never decides when to renew, and never logs.
 
+mod acme;
 mod build;
 mod ca;
 mod chained;
@@ -11,6 +12,7 @@ mod kubernetes;
 mod registry;
 mod self_signed;
 mod vault;
+#[allow(dead_code, reason = "not every issuer needs all of it")]
 mod web;
 
 use std::collections::BTreeMap;
@@ -22,6 +24,7 @@ use async_trait::async_trait;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use zeroize::Zeroizing;
 
+pub use acme::{Acme, AcmeAnswers};
 pub use build::{BuildError, Materials, Surroundings, build};
 pub use ca::{Ca, CaError, CaLimits, CaMaterial};
 pub use chained::Chained;
@@ -60,11 +63,29 @@ pub trait Issuer: fmt::Debug + Send + Sync {
 
     /// Gives back what it holds at the CA, such as a session, before the process ends.
     async fn close(&self) {}
+    /// Whether pods of this node that ask for the same may have one key and certificate together.
+    fn shares_on_node(&self) -> bool {
+        false
+    }
+
+    /// When the CA wants `leaf` renewed, asked of it now; `None` where it does not say such things.
+    async fn renewal(&self, _leaf: &Certificate) -> Result<Option<RenewalAdvice>, IssueError> {
+        Ok(None)
+    }
 
     /// What an operator should do about this issuer, looked at `now`: a CA that expires soon.
     fn warning(&self, _now: Timestamp) -> Option<String> {
         None
     }
+}
+
+/// What a CA says about the renewal of a certificate (RFC 9773).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RenewalAdvice {
+    /// From when until when to renew, if it says so.
+    pub window: Option<(Timestamp, Timestamp)>,
+    /// When to ask again.
+    pub ask_again: Duration,
 }
 
 /// One request for one certificate.
@@ -84,6 +105,8 @@ pub struct Order<'a> {
     pub tokens: &'a PodTokens,
     /// Where the issuer puts what the CA has to say though it signed.
     pub warnings: &'a Warnings,
+    /// The certificate in the volume, which this one will replace.
+    pub previous: Option<&'a Certificate>,
     /// The CA's handle of an order under way (an ACME order URL, a pickup id), kept across restarts.
     pub handle: &'a dyn HandleStore,
     /// All issuers, for one that has its own certificate from another.

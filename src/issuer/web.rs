@@ -168,7 +168,7 @@ impl Web {
         if let Some(host) = host {
             request = request.header(HOST, host);
         }
-        Request { web: self, place: place(url), allowed: self.allow(url), request }
+        Request { web: self, place: place(url), allowed: self.allow(url), pauses: true, request }
     }
 
     /// Whether requests may go to `url`.
@@ -220,6 +220,8 @@ pub(crate) struct Request<'a> {
     /// Whom it is for, for people.
     place: String,
     allowed: Result<(), String>,
+    /// Whether 429 keeps everybody away from the server.
+    pauses: bool,
     request: reqwest::RequestBuilder,
 }
 
@@ -255,6 +257,11 @@ impl Request<'_> {
         Self { request: self.request.timeout(timeout), ..self }
     }
 
+    /// Takes a 429 as the answer to this request alone, for a caller that knows what it is about.
+    pub(crate) fn limits_are_mine(self) -> Self {
+        Self { pauses: false, ..self }
+    }
+
     /// Sends it and reads the whole answer, whatever its status.
     ///
     /// # Errors
@@ -263,7 +270,7 @@ impl Request<'_> {
     /// `Unavailable` for what connections and TLS do, `BadResponse` for an answer that is too long
     /// or breaks off.
     pub(crate) async fn send(self) -> Result<Answer, IssueError> {
-        let Self { web, place, allowed, request } = self;
+        let Self { web, place, allowed, pauses, request } = self;
         allowed.map_err(|reason| {
             let message = format!("{place} may not be asked: {reason}");
             IssueError::new(IssueErrorKind::Config, message)
@@ -291,7 +298,8 @@ impl Request<'_> {
             body,
             received: web.clock.now(),
         };
-        if let Some(after) = answer.wants_pause() {
+        let is_mine = !pauses && answer.status == StatusCode::TOO_MANY_REQUESTS;
+        if let Some(after) = answer.wants_pause().filter(|_| !is_mine) {
             web.pause.set(after);
         }
         Ok(answer)

@@ -5,6 +5,7 @@ mod bearer;
 pub(crate) mod fake;
 mod node;
 mod pods;
+mod secret;
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use zeroize::Zeroizing;
 pub use self::bearer::BearerClient;
 pub use self::node::remove_taint;
 pub use self::pods::PodIpError;
-
+pub use self::secret::create_or_read_secret;
 use crate::error::{self, with_causes};
 
 /// The Kubernetes API as this process may use it. Cheap to clone.

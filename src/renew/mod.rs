@@ -31,7 +31,8 @@ use crate::issuer::{Entry, IssueErrorKind, Issuers};
 use crate::spec::policy::PolicyDenied;
 use crate::spec::request::{NodeContext, PublishRequest};
 use crate::spec::volume::{IssuerRef, PodRef, TargetPath, VolumeId};
-use crate::volume::{Found, Record, VolumeIoError, Volumes};
+use crate::volume::{Found, Record, Volume, VolumeIoError, Volumes};
+use crate::x509::Certificate;
 
 /// What the renewer works with.
 #[derive(Debug)]
@@ -61,6 +62,7 @@ struct Shared {
     slots: Mutex<Slots>,
     ledger: trust::Ledger,
     slow_keys: task::SlowKeys,
+    sharing: task::Sharing,
 }
 
 #[derive(Debug, Default)]
@@ -192,6 +194,7 @@ impl Renewer {
             slots: Mutex::default(),
             ledger: trust::Ledger::default(),
             slow_keys: task::SlowKeys::default(),
+            sharing: task::Sharing::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -371,6 +374,11 @@ impl Publication {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The other volumes that a volume with `request` may share with, and what is in them.
+    fn offers(&self, request: &PublishRequest) -> Vec<(Volume, Certificate)> {
+        self.lock().live().filter_map(|task| task.offer(request)).collect()
     }
 
     /// Refuses what the issuer's policy denies before anything is made. An issuer that is not

@@ -81,6 +81,34 @@ pub(super) fn renew_at_after_issue(
     renew_at(validity, spec, seed).max(now + pause)
 }
 
+/// When to renew a certificate that the CA wants renewed within `window`: at the volume's own place
+/// in it, but not later than the pod wishes, and not when nearly nothing is left of its life.
+pub(super) fn advised(
+    (start, end): (Timestamp, Timestamp),
+    validity: Validity,
+    spec: &CertificateSpec,
+    seed: Seed,
+) -> Timestamp {
+    let place = start + seed.part_of(between(start, end), 2);
+    let latest = validity.not_after - lifetime(validity, spec.duration) / 10;
+    let advised = place.min(latest);
+    match spec.renew_before {
+        Some(_) => advised.min(renew_at(validity, spec, seed)),
+        None => advised,
+    }
+}
+
+/// How long to wait before a certificate is renewed because the CA wants that at once, when it has
+/// wanted that of so many before it: the first not at all, then from a minute up to six hours.
+pub(super) fn pause_of_hurry(hurries: u32) -> Duration {
+    const FIRST: Duration = Duration::from_secs(60);
+    const LONGEST: Duration = Duration::from_secs(6 * 3600);
+    match hurries {
+        0 => Duration::ZERO,
+        more => FIRST.saturating_mul(2u32.saturating_pow(more - 1)).min(LONGEST),
+    }
+}
+
 /// The window within which volumes follow a changed CA.
 pub(super) fn spread_window(validity: Validity, asked: Duration) -> Duration {
     (lifetime(validity, asked) / SPREAD_DIVISOR).min(SPREAD_CAP)
@@ -152,6 +180,27 @@ mod tests {
         spec.renew_before = Some(RenewBefore::Duration(Duration::from_secs(900)));
         let when = renew_at(validity(NOW, NOW + 300), &spec, seed());
         assert!(when > at(NOW + 180) && when <= at(NOW + 200), "{when}");
+    }
+
+    #[test]
+    fn the_ca_s_advice_moves_the_renewal_into_its_window() {
+        let certificate = validity(NOW, NOW + 9_000);
+        let window = (at(NOW + 1_000), at(NOW + 2_000));
+        let when = advised(window, certificate, &spec(9_000), seed());
+        assert!(when >= window.0 && when < window.1, "{when}");
+        assert_eq!(when, advised(window, certificate, &spec(9_000), seed()), "drawn once");
+        let too_late = (at(NOW + 8_999), at(NOW + 20_000));
+        assert_eq!(advised(too_late, certificate, &spec(9_000), seed()), at(NOW + 8_100));
+        let mut wish = spec(9_000);
+        wish.renew_before = Some(RenewBefore::Percent(95));
+        assert!(advised(window, certificate, &wish, seed()) <= at(NOW + 450));
+    }
+
+    #[test]
+    fn a_ca_in_a_hurry_is_followed_once_and_then_ever_more_slowly() {
+        let pauses: Vec<_> = (0..4).map(|n| pause_of_hurry(n).as_secs()).collect();
+        assert_eq!(pauses, [0, 60, 120, 240]);
+        assert_eq!(pause_of_hurry(u32::MAX), Duration::from_secs(6 * 3600));
     }
 
     proptest! {

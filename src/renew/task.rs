@@ -5,9 +5,11 @@
 //! owns what is in the volume; putting the volume on its target path is for [`Target::mount`],
 //! which a publish calls once there is a certificate.
 
+mod advice;
 mod anchors;
 mod attempt;
 mod life;
+mod sharing;
 mod slow_keys;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::life::{Life, Plan};
+pub(super) use self::sharing::Sharing;
 pub(super) use self::slow_keys::SlowKeys;
 use super::schedule::{self, Seed};
 use super::{NotReady, Phase, PublishError, Shared, Subject, VolumeStatus};
@@ -127,6 +130,8 @@ impl VolumeTask {
             trust_check_at: None,
             trust_failed: false,
             told: Vec::new(),
+            advice_due: None,
+            hurries: 0,
             seen: None,
         };
         let join = tokio::spawn(life.run(origin));
@@ -179,6 +184,15 @@ impl VolumeTask {
 
     pub(super) fn subject(&self) -> Subject {
         Subject::of(&lock(&self.request))
+    }
+
+    /// The volume and the certificate in it, if a volume with `request` may have the same.
+    pub(super) fn offer(&self, request: &PublishRequest) -> Option<(Volume, Certificate)> {
+        if !sharing::is_same(&lock(&self.request), request) {
+            return None;
+        }
+        let leaf = self.progress.borrow().installed.as_ref()?.leaf.clone();
+        Some((lock(&self.target).volume.clone()?, leaf))
     }
 
     pub(super) fn status(&self, now: Timestamp) -> VolumeStatus {

@@ -9,6 +9,8 @@
 mod server;
 mod vault;
 mod chained;
+pub mod acme;
+mod server;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -23,6 +25,7 @@ use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
+use self::acme::AcmeSpec;
 use super::policy::NamePolicy;
 use super::values;
 use super::volume::IssuerRef;
@@ -82,6 +85,8 @@ pub struct IssuerSpec {
 /// How an issuer signs.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum IssuerMethod {
+    /// `acme`: an ACME server.
+    Acme(Box<AcmeSpec>),
     /// `ca`: with the key of a CA that this node holds.
     Ca(CaSpec),
     /// `chained`: with an intermediate CA that this node has from another issuer.
@@ -302,6 +307,7 @@ impl IssuerMethod {
     /// The Secrets that it needs, by name.
     pub fn secrets(&self) -> impl Iterator<Item = &str> {
         let names: Vec<_> = match self {
+            Self::Acme(spec) => spec.secrets().collect(),
             Self::Ca(CaSpec { source: CaSource::Secret(name), .. }) => vec![name.as_str()],
             Self::Vault(spec) => spec.secrets().collect(),
             Self::Ca(_) | Self::Chained(_) | Self::SelfSigned(_) | Self::Unsupported(_) => {
@@ -338,8 +344,8 @@ impl IssuerMethod {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WrittenIssuer {
-    #[schemars(skip)]
-    acme: Option<IgnoredAny>,
+    /// Have an ACME server sign, such as Let's Encrypt or step-ca (RFC 8555).
+    acme: Option<Box<AcmeSpec>>,
     /// Sign with the key of a CA that every node holds. Whoever is root on one of them has that
     /// key: prefer an intermediate with a path length of zero.
     ca: Option<CaSpec>,
@@ -381,7 +387,7 @@ impl<'de> Deserialize<'de> for IssuerSpec {
             field.map(|_| (name, IssuerMethod::Unsupported(name)))
         };
         let mut methods = [
-            unsupported(written.acme, "acme"),
+            written.acme.map(|acme| ("acme", IssuerMethod::Acme(acme))),
             written.ca.map(|ca| ("ca", IssuerMethod::Ca(ca))),
             unsupported(written.cert_manager, "certManager"),
             written.chained.map(|chained| ("chained", IssuerMethod::Chained(chained))),

@@ -66,6 +66,16 @@ pub(super) fn subject_alt_names(template: &Template) -> Result<Extension, SignEr
     extension(template.subject.is_empty(), &SubjectAltName(names))
 }
 
+/// What proves a TLS-ALPN-01 challenge (RFC 8737 §3): critical.
+pub(super) fn acme_identifier(key_authorization: &[u8; 32]) -> Result<Extension, SignError> {
+    let authorization = octets(key_authorization)?;
+    let value = authorization.to_der().and_then(OctetString::new);
+    let extn_value = value.map_err(|_| SignError::Unencodable("an extension of that size"))?;
+    Ok(Extension { extn_id: ID_PE_ACME_IDENTIFIER, critical: true, extn_value })
+}
+
+const ID_PE_ACME_IDENTIFIER: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.1.31");
+
 /// The left-most 160 bits of the key's SHA-256 (RFC 7093 §2).
 pub(super) fn key_identifier(public_key_info: &[u8]) -> Result<[u8; 20], SignError> {
     let key = AnyRef::from_der(public_key_info).and_then(|info| {

@@ -333,6 +333,15 @@ impl PrivateKey {
         signature.map_err(|Unspecified| KeyError::Library("sign"))
     }
 
+    /// The public half without its algorithm: a point, an RSAPublicKey, or the bytes of Ed25519.
+    pub(super) fn public_key_bytes(&self) -> &[u8] {
+        match &self.pair {
+            KeyPair::Ecdsa(pair) => pair.public_key().as_ref(),
+            KeyPair::Ed25519(pair) => pair.public_key().as_ref(),
+            KeyPair::Rsa(pair) => pair.public_key().as_ref(),
+        }
+    }
+
     /// The AlgorithmIdentifier of [`PrivateKey::sign`]'s signatures, without its SEQUENCE header.
     pub(super) fn signature_identifier(&self) -> AlgorithmIdentifier {
         match self.algorithm {

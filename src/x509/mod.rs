@@ -10,6 +10,7 @@ mod chain;
 mod extension;
 #[cfg(test)]
 mod fixture;
+mod jose;
 mod key;
 mod keystore;
 mod name;
@@ -20,6 +21,7 @@ mod usage;
 
 pub use bundle::{Bundle, BundleError, Issued, MOST_TRUST_ANCHORS};
 pub use certificate::{Certificate, CertificateError, SignatureError, Validity};
+pub use jose::Jwk;
 pub use key::{KeyAlgorithm, KeyEncoding, KeyError, PrivateKey};
 pub use keystore::{
     KeystoreError, Pkcs12Profile, jks_keystore, jks_truststore, pkcs12_keystore, pkcs12_truststore,
@@ -28,7 +30,8 @@ pub use name::{DistinguishedName, GeneralName, NameError};
 pub use name_constraints::{NameConstraints, NameNotAllowed, NameSubtree};
 pub use pem::{PemError, certificates_from_pem, chain_to_pem};
 pub use sign::{
-    AuthorityInformation, CertificateAuthority, CertificationRequest, SignError, self_sign,
+    AuthorityInformation, CertificateAuthority, CertificationRequest, SignError,
+    acme_challenge_certificate, self_sign,
 };
 pub use usage::{ExtendedKeyUsage, KeyUsage, KeyUsages, UsageError};
 

@@ -13,10 +13,13 @@ use x509_cert::ext::Extensions;
 use x509_cert::request::ExtensionReq;
 use x509_cert::time::Time;
 
-use super::extension::{certificate_extensions, constraints, key_identifier, subject_alt_names};
+use super::extension::{
+    acme_identifier, certificate_extensions, constraints, key_identifier, subject_alt_names,
+};
 use super::{
-    BasicConstraints, Certificate, CertificateError, GeneralName, KeyAlgorithm, KeyError, KeyUsage,
-    NameConstraints, NameNotAllowed, PrivateKey, Template, Validity, chain, key, pem,
+    BasicConstraints, Certificate, CertificateError, DistinguishedName, GeneralName, KeyAlgorithm,
+    KeyError, KeyUsage, KeyUsages, NameConstraints, NameNotAllowed, PrivateKey, Template, Validity,
+    chain, key, pem,
 };
 use crate::clock::Timestamp;
 
@@ -321,6 +324,30 @@ pub fn self_sign(
     let extensions =
         certificate_extensions(&template, public_key_info, Some(&identifier), information)?;
     sign_certificate(&subject, &subject, public_key_info, validity, extensions, key)
+}
+
+/// The certificate that answers a TLS-ALPN-01 challenge (RFC 8737 §3): for `name` alone, signed by
+/// `key`, with the SHA-256 of the key authorization in a critical extension.
+///
+/// # Errors
+///
+/// A name that cannot be encoded, or a failed signature.
+pub fn acme_challenge_certificate(
+    name: GeneralName,
+    key_authorization: &[u8; 32],
+    key: &PrivateKey,
+    validity: Validity,
+) -> Result<Certificate, SignError> {
+    let template = Template {
+        subject: DistinguishedName::default(),
+        subject_alt_names: vec![name],
+        usages: KeyUsages::default(),
+        basic_constraints: BasicConstraints::EndEntity,
+        name_constraints: NameConstraints::default(),
+    };
+    let extensions = vec![subject_alt_names(&template)?, acme_identifier(key_authorization)?];
+    let subject = template.subject.to_der();
+    sign_certificate(&subject, &subject, key.public_key_info(), validity, extensions, key)
 }
 
 /// TBSCertificate (RFC 5280 §4.1) of version 3.

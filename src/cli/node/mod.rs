@@ -96,6 +96,9 @@ pub(super) struct Args {
     issuers: IssuerArgs,
 
     #[command(flatten)]
+    acme: AcmeArgs,
+
+    #[command(flatten)]
     kubelet: KubeletArgs,
 
     #[command(flatten)]
@@ -161,6 +164,36 @@ struct IssuerArgs {
     kubernetes_service_host: Option<String>,
 }
 
+/// What ACME issuers need on the node.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "ACME")]
+struct AcmeArgs {
+    /// Answer HTTP-01 challenges of ACME issuers on this address; off without it
+    ///
+    /// Port 80 of the names has to lead here for /.well-known/acme-challenge/: through an Ingress,
+    /// a load balancer, or port 80 itself. Any node can answer for any other that has the account.
+    #[arg(long, env = "CERTMOUNT_ACME_HTTP01_ADDRESS", value_name = "IP:PORT")]
+    acme_http01_address: Option<SocketAddr>,
+
+    /// Answer TLS-ALPN-01 challenges of ACME issuers on this address; off without it
+    ///
+    /// Port 443 of the names has to lead here, to the node that has the volume.
+    #[arg(long, env = "CERTMOUNT_ACME_TLS_ALPN_ADDRESS", value_name = "IP:PORT")]
+    acme_tls_alpn_address: Option<SocketAddr>,
+
+    /// The folder for the keys of ACME accounts, where there is no Kubernetes to keep them in
+    ///
+    /// They have to outlive reboots: CAs limit how many accounts are made.
+    #[arg(
+        long,
+        env = "CERTMOUNT_STATE_DIR",
+        value_name = "DIR",
+        default_value = DEFAULT_STATE_DIR,
+        value_parser = startup::absolute_path
+    )]
+    state_dir: PathBuf,
+}
+
 /// How kubelet learns of the driver.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Registration with kubelet")]
@@ -217,6 +250,8 @@ pub(super) const DEFAULT_DATA_ROOT: &str = "/run/certmount";
 pub(super) const DEFAULT_ADMIN_SOCKET: &str = "/run/certmount/.admin.sock";
 /// No volume id begins with a dot, so no volume can take this name.
 pub(super) const ADMIN_SOCKET: &str = ".admin.sock";
+/// What outlives a boot, where anything does.
+const DEFAULT_STATE_DIR: &str = "/var/lib/certmount";
 /// What pods write as `csi.driver`.
 pub(super) const DEFAULT_DRIVER_NAME: &str = "csi.certmount.dev";
 
@@ -265,6 +300,7 @@ impl Args {
             cluster,
             end_with: _,
             issuers,
+            acme: AcmeArgs { acme_http01_address, acme_tls_alpn_address, state_dir },
             kubelet:
                 KubeletArgs { plugin_registration_dir, kubelet_registration_path, startup_taint },
             observe: ObserveArgs { metrics_addr, admin_socket },
@@ -288,6 +324,9 @@ impl Args {
             endpoint,
             data_root,
             source: issuers.source(),
+            acme_http01_address,
+            acme_tls_alpn_address,
+            state_dir,
             registration,
             startup_taint,
             metrics_addr,

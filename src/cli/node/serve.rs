@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::config::kubernetes::Scope;
 use crate::config::{self, Problem, Running, Severity};
 use crate::csi::{Endpoint, Listener, Plugin, Registration, RegistrationState};
-use crate::issuer::{KubernetesIssuers, StateStore};
+use crate::issuer::{AcmeAnswers, KubernetesIssuers, StateStore, Surroundings};
 use crate::kubernetes::{self, Access};
 use crate::observe::{self, Endpoints, Events, Metrics, Readiness, VolumesFn, bind_private};
 use crate::renew::{Renewer, Settings};
@@ -33,6 +33,9 @@ pub(super) struct Plan {
     pub(super) cluster: Cluster,
     pub(super) data_root: PathBuf,
     pub(super) source: Source,
+    pub(super) acme_http01_address: Option<SocketAddr>,
+    pub(super) acme_tls_alpn_address: Option<SocketAddr>,
+    pub(super) state_dir: PathBuf,
     pub(super) registration: Option<Registration>,
     /// The key of the taint that the node has until kubelet knows the driver.
     pub(super) startup_taint: Option<String>,
@@ -79,7 +82,13 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
         Source::Kubernetes { as_pods: true, .. } => Some(Access::for_bearers().await?),
         _ => None,
     };
-    let (config, access) = start_config(plan.source, plan.cluster, clock.clone()).await?;
+    let acme = AcmeAnswers::default();
+    let surroundings = Surroundings {
+        state_dir: Some(plan.state_dir),
+        acme: acme.clone(),
+        ..Surroundings::new(clock.clone(), &plan.cluster.node_name)
+    };
+    let (config, access) = start_config(plan.source, plan.cluster, surroundings).await?;
     let mut issuers = config.issuers;
     let mut events = None;
     let mut untaint = None;
@@ -124,6 +133,14 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
     let mut observers = JoinSet::new();
     observers.spawn(follow_problems(config.problems, metrics));
     serve_observers(&mut observers, endpoints, plan.metrics_addr, &plan.admin_socket).await?;
+    if let Some(address) = plan.acme_http01_address {
+        let listener = listen(address, "HTTP-01 challenges").await?;
+        observers.spawn(logged(acme.clone().serve_http01(listener)));
+    }
+    if let Some(address) = plan.acme_tls_alpn_address {
+        let listener = listen(address, "TLS-ALPN-01 challenges").await?;
+        observers.spawn(logged(acme.serve_tls_alpn(listener)));
+    }
 
     adopt(&renewer).await?;
     drop(adopting);
@@ -201,13 +218,13 @@ fn early_end(part: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
 async fn start_config(
     source: Source,
     cluster: Cluster,
-    clock: Clock,
+    surroundings: Surroundings,
 ) -> Result<(Running, Option<Access>)> {
     Ok(match source {
-        Source::Folder(dir) => (config::start(&dir, cluster, clock)?, None),
+        Source::Folder(dir) => (config::start(&dir, cluster, surroundings)?, None),
         Source::Kubernetes { namespace, scope, .. } => {
             let access = Access::find(namespace).await?;
-            (config::kubernetes::start(&access, scope, cluster, clock), Some(access))
+            (config::kubernetes::start(&access, scope, cluster, surroundings), Some(access))
         }
     })
 }
@@ -219,16 +236,21 @@ async fn serve_observers(
     admin_socket: &Path,
 ) -> Result<()> {
     if let Some(address) = metrics_addr {
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("cannot serve metrics on {address}"))?;
-        info!(address = %listener.local_addr()?, "serving metrics and health");
+        let listener = listen(address, "metrics and health").await?;
         observers.spawn(logged(endpoints.clone().serve_public(listener)));
     }
     let listener = bind_private(admin_socket)
         .with_context(|| format!("cannot make the admin socket {}", admin_socket.display()))?;
     observers.spawn(logged(endpoints.serve_admin(listener)));
     Ok(())
+}
+
+async fn listen(address: SocketAddr, what: &'static str) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot serve {what} on {address}"))?;
+    info!(address = %listener.local_addr()?, "serving {what}");
+    Ok(listener)
 }
 
 async fn adopt(renewer: &Renewer) -> Result<()> {

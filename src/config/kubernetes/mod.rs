@@ -27,8 +27,7 @@ use self::watches::{Heard, Subject, Watcher};
 use super::assemble::{Assembler, Placed};
 use super::follow::make_known;
 use super::{Problem, Running, Severity};
-use crate::clock::Clock;
-use crate::issuer::{IssuerSet, Issuers};
+use crate::issuer::{IssuerSet, Issuers, Surroundings};
 use crate::kubernetes::Access;
 use crate::spec::object::{IssuerKind, Object};
 use crate::spec::policy::Cluster;
@@ -61,10 +60,15 @@ impl Scope {
 /// # Panics
 ///
 /// Outside of a tokio runtime.
-pub fn start(access: &Access, scope: Scope, cluster: Cluster, clock: Clock) -> Running {
+pub fn start(
+    access: &Access,
+    scope: Scope,
+    cluster: Cluster,
+    surroundings: Surroundings,
+) -> Running {
     let (heard, hearing) = mpsc::channel(MOST_UNHEARD);
     let watcher = Watcher::new(access.client.clone(), heard);
-    let assembler = Assembler::of_cluster(access.clone(), cluster, clock);
+    let assembler = Assembler::of_cluster(access.clone(), cluster, surroundings);
     let mut source = Source::new(access.namespace.clone(), scope, assembler, watcher);
     source.watch(Subject::Issuers(IssuerKind::ClusterIssuer));
     if source.scope != Scope::ClusterIssuers {

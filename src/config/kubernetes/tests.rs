@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::kubernetes::fake::FakeApi;
 use crate::spec::volume::IssuerRef;
 use crate::x509::{
@@ -22,7 +22,7 @@ fn now() -> Timestamp {
 
 fn started(api: &FakeApi, scope: Scope) -> Running {
     let access = Access { client: api.client(), namespace: HOME.to_owned() };
-    start(&access, scope, Cluster::default(), Clock::from_fn(now))
+    start(&access, scope, Cluster::default(), Surroundings::new(Clock::from_fn(now), "node-1"))
 }
 
 fn issuer(kind: &str, namespace: Option<&str>, name: &str, spec: Value) -> Value {

@@ -110,6 +110,7 @@ async fn order(issuer: &dyn Issuer, spec: &CertificateSpec) -> Result<Bundle, Is
         key: &key,
         tokens: &PodTokens::default(),
         warnings: &Warnings::default(),
+        previous: None,
         handle: &NoHandle,
         issuers: &Issuers::channel(IssuerSet::default()).1,
     };
@@ -257,7 +258,7 @@ fn key_pem(key: &PrivateKey) -> String {
 }
 
 fn surroundings() -> Surroundings {
-    Surroundings { clock: clock(), node_name: "node-1".to_owned(), access: None }
+    Surroundings::new(clock(), "node-1")
 }
 
 fn build_with(spec: &str, values: &BTreeMap<&str, String>) -> Result<Arc<dyn Issuer>, BuildError> {
@@ -317,7 +318,7 @@ fn what_cannot_be_built_says_why() {
     for (spec, said) in [
         (
             "{venafi: {zone: x}}",
-            "venafi is not supported by this build: use ca, selfSigned or vault",
+            "venafi is not supported by this build: use one of the others",
         ),
         ("{ca: {secretName: x}}", "there is no Secret x: add it"),
     ] {

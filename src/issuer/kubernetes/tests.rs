@@ -87,6 +87,7 @@ impl Volume {
             key: &self.key,
             tokens: &self.tokens,
             warnings: &Warnings::default(),
+            previous: None,
             handle: &self.handle,
             issuers: &Issuers::channel(IssuerSet::default()).1,
         };

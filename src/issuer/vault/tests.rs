@@ -113,7 +113,7 @@ fn build_from(kind_and_metadata: &str, spec: &str) -> Result<Arc<dyn Issuer>, St
     let materials = Materials::default()
         .with_secret("vault", Ok(SecretObject::new(None, "vault".to_owned(), values)));
     let surroundings =
-        Surroundings { clock: Clock::from_fn(now), node_name: "node-1".to_owned(), access: None };
+        Surroundings::new(Clock::from_fn(now), "node-1");
     build(&object, &materials, &surroundings).map_err(|error| crate::error::with_causes(&error))
 }
 

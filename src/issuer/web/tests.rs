@@ -14,7 +14,8 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::x509::{
     BasicConstraints, CertificateAuthority, DistinguishedName, GeneralName, KeyAlgorithm,
-    KeyEncoding, KeyUsages, PrivateKey, Template, Validity, chain_to_pem, self_sign,
+    KeyEncoding, KeyUsages, NameConstraints, PrivateKey, Template, Validity, chain_to_pem,
+    self_sign,
 };
 
 /// A server that gives every connection the same bytes, whatever it asks.
@@ -209,7 +210,7 @@ async fn a_server_that_is_down_or_silent_is_unavailable() {
     drop(listener);
     let (kind, text) = kind_and_text(web.get(&url).send().await.unwrap_err());
     assert_eq!(kind, IssueErrorKind::Unavailable);
-    assert!(text.contains("cannot be reached: connection refused"), "{text}");
+    assert!(text.contains("cannot be reached: Connection refused"), "{text}");
 }
 
 #[tokio::test]
@@ -282,7 +283,7 @@ impl Authority {
             subject_alt_names: Vec::new(),
             usages: KeyUsages::default(),
             basic_constraints: BasicConstraints::Ca { path_len: None },
-            name_constraints: Default::default(),
+            name_constraints: NameConstraints::default(),
         };
         let root = self_sign(&template, &key, validity(), &Default::default()).unwrap();
         let pem = chain_to_pem([&root]);
@@ -297,7 +298,7 @@ impl Authority {
             subject_alt_names: vec![GeneralName::dns(name).unwrap()],
             usages: KeyUsages::parse(["digital signature", "server auth", "client auth"]).unwrap(),
             basic_constraints: BasicConstraints::EndEntity,
-            name_constraints: Default::default(),
+            name_constraints: NameConstraints::default(),
         };
         let leaf = self
             .ca

@@ -24,6 +24,7 @@ impl Life {
         let (volume, key, csr) = self.prepare(&request).await?;
         let handle = PendingHandle(volume.clone());
         let warnings = Warnings::default();
+        let previous = self.progress.borrow().installed.as_ref().map(|held| held.leaf.clone());
         let order = Order {
             requester: Requester::Volume { id: &request.volume, pod: &request.pod },
             spec,
@@ -32,18 +33,27 @@ impl Life {
             key: &key,
             tokens: &request.tokens,
             warnings: &warnings,
+            previous: previous.as_ref(),
             handle: &handle,
             issuers: &self.shared.settings.issuers,
         };
-        let issued = tokio::select! {
-            biased;
-            () = self.cancel.cancelled() => return Err(Stopped::Cancelled),
-            issued = issuer.issue(order) => issued?,
+        let (turn, offered) = match issuer.shares_on_node() {
+            true => (Some(self.turn(&request).await?), self.offered(&request).await),
+            false => (None, None),
+        };
+        let (key, issued) = match offered {
+            Some(offered) => offered,
+            None => tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return Err(Stopped::Cancelled),
+                issued = issuer.issue(order) => (Arc::clone(&key), issued?),
+            },
         };
         let installed = self.write(&request, issuer.as_ref(), volume, key, issued).await?;
         let renewal = self.progress.borrow().installed.is_some();
         let (leaf, renew_at) = (installed.leaf.clone(), installed.renew_at);
         self.install(installed, u64::from(renewal));
+        drop(turn);
         self.failures = 0;
         self.shared.report(
             self.subject(),

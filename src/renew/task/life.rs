@@ -36,6 +36,10 @@ pub(super) struct Life {
     pub(super) trust_failed: bool,
     /// What the CA last had to say beside a certificate.
     pub(super) told: Vec<String>,
+    /// When to ask the CA about the renewal of the certificate.
+    pub(super) advice_due: Option<Timestamp>,
+    /// How often in a row the CA has wanted a certificate renewed at once.
+    pub(super) hurries: u32,
     /// The issuer, or why there is none, as this volume last saw it.
     pub(super) seen: Option<Result<Arc<dyn Issuer>, String>>,
 }
@@ -80,7 +84,7 @@ impl Life {
         }
         loop {
             let Plan { made_at, due } = self.plan;
-            let trust_check_at = self.trust_check_at;
+            let (trust_check_at, advice_due) = (self.trust_check_at, self.advice_due);
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
@@ -94,6 +98,12 @@ impl Life {
                 {
                     self.trust_check_at = None;
                     self.update_trust().await;
+                    continue;
+                }
+                () = clock.sleep_until(advice_due.unwrap_or_default()),
+                    if advice_due.is_some() =>
+                {
+                    self.follow_advice().await;
                     continue;
                 }
                 () = abandoned(&self.target) => {
@@ -151,6 +161,7 @@ impl Life {
         let made_at = installed.leaf.validity().not_before.min(now);
         self.plan = Plan { made_at, due: installed.renew_at };
         self.trust_failed = false;
+        self.advice_due = Some(now);
         self.progress.send_modify(|progress| {
             progress.installed = Some(installed);
             progress.failure = None;

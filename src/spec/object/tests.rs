@@ -231,7 +231,6 @@ fn kind_and_namespace_must_fit() {
 #[test]
 fn methods_of_other_builds_are_known() {
     for (method, body) in [
-        ("acme", "{server: https://x, solvers: [{http01: {}}]}"),
         ("venafi", "{zone: a}"),
         ("certManager", "{issuerRef: {name: a}}"),
         ("kubernetesCSR", "{signerName: a}"),

@@ -1,0 +1,319 @@
+//! One order, from its names to its chain (RFC 8555 §7.4).
+
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
+use serde_json::json;
+use url::Url;
+
+use super::account::Account;
+use super::answers::AcmeAnswers;
+use super::challenge::Prover;
+use super::client::{Failure, alternates, location};
+use super::jws::base64;
+use super::poll::Poll;
+use super::protocol::{Identifier, OrderObject, OrderStatus};
+use super::renewal;
+use crate::clock::{Clock, Timestamp};
+use crate::issuer::web::Answer;
+use crate::issuer::{IssueError, IssueErrorKind, Order};
+use crate::spec::object::acme::AcmeSpec;
+use crate::x509::{
+    Certificate, DistinguishedName, GeneralName, Issued, Template, certificates_from_pem,
+};
+
+/// One attempt at a certificate.
+pub(super) struct Attempt<'a> {
+    spec: &'a AcmeSpec,
+    answers: &'a AcmeAnswers,
+    clock: &'a Clock,
+    order: &'a Order<'a>,
+    identifiers: Vec<Identifier>,
+}
+
+/// A certificate that could not be used is fetched again for so long, and then ordered anew.
+const TAKE_AGAIN: std::time::Duration = std::time::Duration::from_secs(86_400);
+
+impl<'a> Attempt<'a> {
+    /// # Errors
+    ///
+    /// When ACME does not know such names.
+    pub(super) fn new(
+        spec: &'a AcmeSpec,
+        answers: &'a AcmeAnswers,
+        clock: &'a Clock,
+        order: &'a Order<'a>,
+    ) -> Result<Self, IssueError> {
+        let identifiers = identifiers(&order.spec.template)
+            .map_err(|message| IssueError::new(IssueErrorKind::Config, message))?;
+        Ok(Self { spec, answers, clock, order, identifiers })
+    }
+
+    /// What is asked for, sorted.
+    pub(super) fn identifiers(&self) -> &[Identifier] {
+        &self.identifiers
+    }
+
+    /// Goes on with the order of an earlier attempt, or makes one, until there is a certificate.
+    pub(super) async fn run(&self, account: &Account) -> Result<Issued, Failure> {
+        let (url, mut state) = match self.resume(account).await? {
+            Some((url, state)) => {
+                if state.status == OrderStatus::Valid
+                    && let Some(issued) = self.download(account, &state, true).await?
+                {
+                    return Ok(issued);
+                }
+                match state.status {
+                    OrderStatus::Valid => self.make(account).await?,
+                    _ => (url, state),
+                }
+            }
+            None => self.make(account).await?,
+        };
+        let mut poll = Poll::new();
+        let mut finalized = false;
+        loop {
+            match state.status {
+                OrderStatus::Pending => self.prove(account, &state).await?,
+                OrderStatus::Ready if !finalized => {
+                    finalized = true;
+                    state = self.finalize(account, &url, &state).await?;
+                    continue;
+                }
+                OrderStatus::Ready | OrderStatus::Processing => {}
+                OrderStatus::Valid => {
+                    let issued = self.download(account, &state, false).await?;
+                    return issued.ok_or_else(|| missing(&url).into());
+                }
+                OrderStatus::Invalid => return Err(invalid(&state).into()),
+            }
+            let answer = account.get(&url).await?;
+            state = answer.json()?;
+            let waits = matches!(state.status, OrderStatus::Pending | OrderStatus::Processing);
+            if (waits || finalized && state.status == OrderStatus::Ready)
+                && !poll.wait(answer.retry_after()).await
+            {
+                let message = "the CA has not decided on the order yet; certmount goes on with the \
+                               same order";
+                return Err(IssueError::new(IssueErrorKind::Pending, message).into());
+            }
+        }
+    }
+
+    /// The order of an earlier attempt, if it is for the same and can still be had.
+    async fn resume(&self, account: &Account) -> Result<Option<(Url, OrderObject)>, Failure> {
+        let Some(url) = self.order.handle.load().and_then(|text| Url::parse(&text).ok()) else {
+            return Ok(None);
+        };
+        let same_server = account.url.origin() == url.origin();
+        if !same_server {
+            return Ok(None);
+        }
+        let state: OrderObject = match account.get(&url).await {
+            Ok(answer) => answer.json()?,
+            // It is over, or another account's.
+            Err(failure @ Failure::Refused(_)) => match failure.kind() {
+                Some("accountDoesNotExist" | "rateLimited" | "serverInternal" | "badNonce") => {
+                    return Err(failure);
+                }
+                _ => return Ok(None),
+            },
+            Err(failure) => return Err(failure),
+        };
+        let mut identifiers = state.identifiers.clone();
+        identifiers.sort();
+        // A server that was asked for no profile may tell which one it took.
+        let profiles = self.spec.profile.as_ref().zip(state.profile.as_ref());
+        let same = identifiers == self.identifiers
+            && profiles.is_none_or(|(wanted, taken)| wanted == taken);
+        Ok((same && state.status != OrderStatus::Invalid).then_some((url, state)))
+    }
+
+    /// Makes a new order, as the successor of the certificate that the volume holds if the CA wants
+    /// to know (RFC 9773 §5).
+    async fn make(&self, account: &Account) -> Result<(Url, OrderObject), Failure> {
+        let directory = account.client.directory().await?;
+        if let Some(profile) = &self.spec.profile
+            && !directory.meta.profiles.is_empty()
+            && !directory.meta.profiles.contains_key(profile)
+        {
+            let known: Vec<_> = directory.meta.profiles.keys().map(String::as_str).collect();
+            let message = format!(
+                "{} has no profile {profile}: write one of {} into the issuer",
+                account.client.directory_url(),
+                crate::error::excerpt(&known.join(", "), 200),
+            );
+            return Err(IssueError::new(IssueErrorKind::Config, message).into());
+        }
+        let mut request = json!({"identifiers": self.identifiers});
+        if let Some(profile) = &self.spec.profile {
+            request["profile"] = json!(profile);
+        }
+        let replaced = self.order.previous.filter(|_| directory.renewal_info.is_some());
+        if let Some(identifier) = replaced.and_then(renewal::identifier) {
+            request["replaces"] = json!(identifier);
+        }
+        let answer = match account.post(&directory.new_order, &request).await {
+            Err(failure) if request["replaces"].is_string() && is_about_replacing(&failure) => {
+                request.as_object_mut().expect("it is one").remove("replaces");
+                account.post(&directory.new_order, &request).await?
+            }
+            answer => answer?,
+        };
+        let url = location(&answer, &directory.new_order)?;
+        self.order.handle.save(url.as_str()).map_err(|error| {
+            let message = "the order's URL cannot be kept in the volume";
+            IssueError::new(IssueErrorKind::Node, message).caused_by(error)
+        })?;
+        Ok((url, answer.json()?))
+    }
+
+    /// Proves every name that is not proved yet.
+    async fn prove(&self, account: &Account, state: &OrderObject) -> Result<(), Failure> {
+        let prover = Prover {
+            account,
+            solvers: &self.spec.solvers,
+            answers: self.answers,
+            clock: self.clock,
+        };
+        // All come to their end, so that none leaves a record behind.
+        let proofs = state.authorizations.iter().map(|url| prover.prove(url));
+        join_all(proofs).await.into_iter().collect()
+    }
+
+    async fn finalize(
+        &self,
+        account: &Account,
+        url: &Url,
+        state: &OrderObject,
+    ) -> Result<OrderObject, Failure> {
+        let csr = json!({"csr": base64(self.order.request.der())});
+        match account.post(&state.finalize, &csr).await {
+            Ok(answer) => Ok(answer.json()?),
+            Err(failure) => {
+                // An attempt whose answer was lost may have come so far.
+                let now: OrderObject = account.get(url).await?.json()?;
+                match now.status {
+                    OrderStatus::Processing | OrderStatus::Valid => Ok(now),
+                    OrderStatus::Pending | OrderStatus::Ready | OrderStatus::Invalid => {
+                        Err(failure)
+                    }
+                }
+            }
+        }
+    }
+
+    /// The chain, and the preferred one where there are several. `None` for one that an earlier
+    /// attempt could not use and that is no use now.
+    async fn download(
+        &self,
+        account: &Account,
+        state: &OrderObject,
+        again: bool,
+    ) -> Result<Option<Issued>, Failure> {
+        let Some(url) = &state.certificate else { return Ok(None) };
+        let answer = account.get(url).await?;
+        let mut chain = chain(&answer)?;
+        if again && !self.is_worth_taking(&chain) {
+            return Ok(None);
+        }
+        if let Some(preferred) = &self.spec.preferred_chain
+            && !leads_to(&chain, preferred)
+        {
+            for alternate in alternates(&answer, url) {
+                let other = self::chain(&account.get(&alternate).await?)?;
+                if leads_to(&other, preferred) {
+                    chain = other;
+                    break;
+                }
+            }
+        }
+        Ok(Some(Issued { chain, trust_anchors: Vec::new() }))
+    }
+
+    fn is_worth_taking(&self, chain: &[Certificate]) -> bool {
+        let ours = self.order.key.public_key_info();
+        let leaf = chain.iter().find(|certificate| certificate.public_key_info() == ours);
+        let since = |from: Timestamp| {
+            std::time::Duration::try_from(self.clock.now().duration_since(from)).unwrap_or_default()
+        };
+        leaf.is_some_and(|leaf| since(leaf.validity().not_before) < TAKE_AGAIN)
+    }
+}
+
+/// The names of `template` as ACME has them, sorted and each once.
+fn identifiers(template: &Template) -> Result<Vec<Identifier>, String> {
+    let identifier = |kind: &str, value| Identifier { kind: kind.to_owned(), value };
+    let mut identifiers = BTreeSet::new();
+    for name in &template.subject_alt_names {
+        identifiers.insert(match name {
+            GeneralName::Dns(name) => identifier("dns", name.clone()),
+            GeneralName::Ip(address) => identifier("ip", address.to_string()),
+            GeneralName::Email(_) | GeneralName::Uri(_) => {
+                return Err(format!(
+                    "an ACME server signs host names and IP addresses only: take {name} out of the \
+                     volume, or use another issuer"
+                ));
+            }
+        });
+    }
+    if let Some(name) = template.subject.common_name()
+        && !identifiers.iter().any(|identifier| identifier.value.eq_ignore_ascii_case(name))
+    {
+        return Err(format!(
+            "an ACME server signs the common name only if it is a name as well: add {name} to \
+             dns-names, or take common-name out"
+        ));
+    }
+    if identifiers.is_empty() {
+        return Err(
+            "an ACME server signs names, and the volume asks for none: write dns-names or \
+                    ip-sans"
+                .to_owned(),
+        );
+    }
+    Ok(identifiers.into_iter().collect())
+}
+
+/// Whether an order was refused because of the certificate that it is to replace.
+fn is_about_replacing(failure: &Failure) -> bool {
+    match failure {
+        Failure::Refused(refusal) => match refusal.problem.kind() {
+            "alreadyReplaced" => true,
+            "malformed" | "unauthorized" => {
+                let detail = refusal.problem.detail().to_ascii_lowercase();
+                detail.contains("replace") || detail.contains("certificate")
+            }
+            _ => refusal.status == hyper::StatusCode::NOT_FOUND,
+        },
+        Failure::Other(_) => false,
+    }
+}
+
+fn chain(answer: &Answer) -> Result<Vec<Certificate>, IssueError> {
+    certificates_from_pem(&answer.body).map_err(|error| {
+        let message = format!("{} sent a certificate that cannot be read", answer.place());
+        IssueError::new(IssueErrorKind::BadResponse, message).caused_by(error)
+    })
+}
+
+/// Whether the issuer of the top-most certificate has that common name.
+fn leads_to(chain: &[Certificate], preferred: &str) -> bool {
+    let issuer = chain.last().map(Certificate::issuer);
+    let issuer = issuer.and_then(|issuer| DistinguishedName::from_rfc4514(&issuer).ok());
+    issuer.is_some_and(|issuer| issuer.common_name() == Some(preferred))
+}
+
+fn missing(url: &Url) -> IssueError {
+    let message = format!("the order {url} is valid and has no certificate: is it an ACME server?");
+    IssueError::new(IssueErrorKind::BadResponse, message)
+}
+
+fn invalid(state: &OrderObject) -> IssueError {
+    let why = state.error.as_ref().map_or_else(
+        || "it does not say why".to_owned(),
+        |problem| format!("{problem} ({})", problem.kind()),
+    );
+    let message = format!("the CA has given up the order: {why}; a new one is made");
+    IssueError::new(IssueErrorKind::Denied, message)
+}

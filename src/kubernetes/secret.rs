@@ -1,0 +1,102 @@
+//! Secrets that certmount itself makes.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Api;
+use kube::api::PostParams;
+use zeroize::Zeroizing;
+
+use super::{Access, reason};
+
+/// Makes the Secret `namespace/name` with `value` under `key`, unless there is one already.
+/// Answers the value that is there then: of several that make it at once, all get the same.
+///
+/// # Errors
+///
+/// What stands in the way, in the API server's words, and what to do.
+pub async fn create_or_read_secret(
+    access: &Access,
+    namespace: &str,
+    name: &str,
+    key: &str,
+    value: &Zeroizing<Vec<u8>>,
+) -> Result<Zeroizing<Vec<u8>>, String> {
+    let secrets: Api<Secret> = Api::namespaced(access.client.clone(), namespace);
+    let made = Secret {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            labels: Some(BTreeMap::from([(
+                "app.kubernetes.io/managed-by".to_owned(),
+                "certmount".to_owned(),
+            )])),
+            ..ObjectMeta::default()
+        },
+        data: Some(BTreeMap::from([(key.to_owned(), ByteString(value.to_vec()))])),
+        ..Secret::default()
+    };
+    match secrets.create(&PostParams::default(), &made).await {
+        Ok(_) => return Ok(value.clone()),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+        Err(error) => {
+            return Err(format!(
+                "Secret {namespace}/{name} cannot be made: {}; make it, or let certmount create \
+                 Secrets there",
+                reason(&error)
+            ));
+        }
+    }
+    let there = secrets.get(name).await.map_err(|error| {
+        let reason = reason(&error);
+        format!("Secret {namespace}/{name} cannot be read: {reason}; let certmount get it")
+    })?;
+    let value = there.data.and_then(|mut data| data.remove(key));
+    let value = value.map(|ByteString(value)| Zeroizing::new(value));
+    value.ok_or_else(|| {
+        format!("Secret {namespace}/{name} is there and has no {key}: add it, or delete the Secret")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::kubernetes::fake::FakeApi;
+
+    async fn keep(api: &FakeApi, value: &str) -> Result<String, String> {
+        let access = Access { client: api.client(), namespace: "home".to_owned() };
+        let value = Zeroizing::new(value.as_bytes().to_vec());
+        let kept = create_or_read_secret(&access, "home", "account", "tls.key", &value).await?;
+        Ok(String::from_utf8(kept.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_first_to_make_a_secret_decides_what_is_in_it() {
+        let api = FakeApi::default();
+        assert_eq!(keep(&api, "first").await.unwrap(), "first");
+        assert_eq!(keep(&api, "second").await.unwrap(), "first");
+        let secret = api.objects("secrets").remove(0);
+        assert_eq!(secret["data"], json!({"tls.key": "Zmlyc3Q="}));
+        assert_eq!(secret["metadata"]["labels"]["app.kubernetes.io/managed-by"], "certmount");
+    }
+
+    #[tokio::test]
+    async fn what_stands_in_the_way_is_said_with_what_to_do() {
+        let api = FakeApi::default();
+        api.refuse("POST secrets", 403, "secrets is forbidden");
+        let error = keep(&api, "s3cret").await.unwrap_err();
+        assert!(error.contains("secrets is forbidden; make it, or let certmount"), "{error}");
+        assert!(!error.contains("s3cret"), "{error}");
+        api.relent();
+        api.put(
+            "secrets",
+            json!({"apiVersion": "v1", "kind": "Secret",
+            "metadata": {"namespace": "home", "name": "account"}, "data": {"other": ""}}),
+        );
+        let error = keep(&api, "s3cret").await.unwrap_err();
+        assert!(error.contains("has no tls.key: add it"), "{error}");
+    }
+}
