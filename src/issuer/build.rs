@@ -8,6 +8,7 @@ use aws_lc_rs::digest;
 use zeroize::Zeroizing;
 
 use super::vault::Vault;
+use super::venafi::Venafi;
 use super::{
     Acme, AcmeAnswers, Ca, CaError, CaLimits, CaMaterial, Chained, Issuer, IssuerKey, SelfSigned,
     WebError,
@@ -118,6 +119,9 @@ pub fn build(
         }
         IssuerMethod::Vault(spec) => {
             Ok(Arc::new(Vault::build(object, spec, materials, surroundings)?))
+        }
+        IssuerMethod::Venafi(spec) => {
+            Ok(Arc::new(Venafi::new(object, spec, materials, surroundings)?))
         }
         IssuerMethod::Unsupported(method) => Err(BuildError::Unsupported(method)),
     }

@@ -12,7 +12,7 @@ mod kubernetes;
 mod registry;
 mod self_signed;
 mod vault;
-#[allow(dead_code, reason = "not every issuer needs all of it")]
+mod venafi;
 mod web;
 
 use std::collections::BTreeMap;

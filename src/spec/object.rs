@@ -6,11 +6,11 @@
 //! The types that read them are also what the CustomResourceDefinitions are made of.
 //! Nothing here prints the values of a Secret, and they are zeroized.
 
+pub mod acme;
+mod chained;
 mod server;
 mod vault;
-mod chained;
-pub mod acme;
-mod server;
+mod venafi;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -31,9 +31,10 @@ use super::values;
 use super::volume::IssuerRef;
 use crate::x509::GeneralName;
 
+pub use chained::ChainedSpec;
 pub use server::{CaBundle, ServerUrl};
 pub use vault::{TokenSource, VaultAuth, VaultPath, VaultSpec};
-pub use chained::ChainedSpec;
+pub use venafi::{CloudSpec, CustomField, CustomFieldType, TppSpec, VenafiService, VenafiSpec};
 pub use yaml::{Document, DocumentError, LARGEST_TEXT, parse};
 
 /// The group of our objects.
@@ -95,6 +96,8 @@ pub enum IssuerMethod {
     SelfSigned(SelfSignedSpec),
     /// `vault`: a Vault or OpenBao server.
     Vault(Box<VaultSpec>),
+    /// `venafi`: with Certificate Manager, on a server of one's own or of the vendor.
+    Venafi(Box<VenafiSpec>),
     /// A method by its name that this build does not have.
     Unsupported(&'static str),
 }
@@ -310,6 +313,7 @@ impl IssuerMethod {
             Self::Acme(spec) => spec.secrets().collect(),
             Self::Ca(CaSpec { source: CaSource::Secret(name), .. }) => vec![name.as_str()],
             Self::Vault(spec) => spec.secrets().collect(),
+            Self::Venafi(spec) => spec.secrets().collect(),
             Self::Ca(_) | Self::Chained(_) | Self::SelfSigned(_) | Self::Unsupported(_) => {
                 Vec::new()
             }
@@ -362,8 +366,8 @@ struct WrittenIssuer {
     self_signed: Option<SelfSignedSpec>,
     /// Have a Vault or OpenBao server sign.
     vault: Option<Box<VaultSpec>>,
-    #[schemars(skip)]
-    venafi: Option<IgnoredAny>,
+    /// Have Certificate Manager sign, which was Venafi's: Self-Hosted (TPP) or SaaS (the cloud).
+    venafi: Option<Box<VenafiSpec>>,
     /// Who may have which names. A pod always gets its own: those of the services in its namespace,
     /// its own host name, and the SPIFFE id of its service account.
     #[serde(default)]
@@ -394,7 +398,7 @@ impl<'de> Deserialize<'de> for IssuerSpec {
             unsupported(written.kubernetes_csr, "kubernetesCSR"),
             written.self_signed.map(|spec| ("selfSigned", IssuerMethod::SelfSigned(spec))),
             written.vault.map(|spec| ("vault", IssuerMethod::Vault(spec))),
-            unsupported(written.venafi, "venafi"),
+            written.venafi.map(|spec| ("venafi", IssuerMethod::Venafi(spec))),
         ]
         .into_iter()
         .flatten();

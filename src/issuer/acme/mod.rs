@@ -166,8 +166,9 @@ fn key_source(
             key: key.to_owned(),
         }),
         // Known at once, so that a driver that starts answers for the orders of the one before it.
-        (None, Some(folder)) => KeySource::in_file(file(folder, namespace, &secret.name))
-            .map_err(BuildError::Unfit)?,
+        (None, Some(folder)) => {
+            KeySource::in_file(file(folder, namespace, &secret.name)).map_err(BuildError::Unfit)?
+        }
         (None, None) => KeySource::Awaited(format!(
             "{missing}, or name a folder to make it in with --state-dir"
         )),

@@ -142,6 +142,7 @@ impl Volume {
             annotations: &BTreeMap::new(),
             key: &self.key,
             tokens: &PodTokens::default(),
+            warnings: &Warnings::default(),
             previous: self.previous.as_ref(),
             handle: &self.handle,
             issuers: &Issuers::channel(IssuerSet::default()).1,

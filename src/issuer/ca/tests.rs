@@ -317,8 +317,8 @@ fn a_secret_that_makes_no_ca_says_why() {
 fn what_cannot_be_built_says_why() {
     for (spec, said) in [
         (
-            "{venafi: {zone: x}}",
-            "venafi is not supported by this build: use one of the others",
+            "{certManager: {issuerRef: x}}",
+            "certManager is not supported by this build: use one of the others",
         ),
         ("{ca: {secretName: x}}", "there is no Secret x: add it"),
     ] {

@@ -261,6 +261,9 @@ impl Keeper {
             annotations: &BTreeMap::new(),
             key: &attempt.key,
             tokens: &PodTokens::default(),
+            // There is no pod whose owner could be told; what matters of them is checked below.
+            warnings: &Warnings::default(),
+            previous: None,
             handle: &attempt.handle,
             issuers,
         };
@@ -304,7 +307,7 @@ impl Keeper {
                 ..self.wanted.template.clone()
             };
             let asked = CertificateSpec { template, ..self.wanted.clone() };
-            policy.check(&asking, &asked, None).map_err(|_| {
+            policy.check(&asking, None, &asked).map_err(|_| {
                 let message = format!(
                     "the policy of {reference} gives no CA to issuers of namespace {namespace}; add \
                      this rule to it, with no limits that exclude this request:\n\

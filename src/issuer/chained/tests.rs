@@ -207,6 +207,8 @@ async fn order(
         annotations: &BTreeMap::new(),
         key: &key,
         tokens: &PodTokens::default(),
+        warnings: &Warnings::default(),
+        previous: None,
         handle: &NoHandle,
         issuers,
     };

@@ -112,8 +112,7 @@ fn build_from(kind_and_metadata: &str, spec: &str) -> Result<Arc<dyn Issuer>, St
     let values = values.map(|(k, v)| (k.to_owned(), Zeroizing::new(v.as_bytes().to_vec())));
     let materials = Materials::default()
         .with_secret("vault", Ok(SecretObject::new(None, "vault".to_owned(), values)));
-    let surroundings =
-        Surroundings::new(Clock::from_fn(now), "node-1");
+    let surroundings = Surroundings::new(Clock::from_fn(now), "node-1");
     build(&object, &materials, &surroundings).map_err(|error| crate::error::with_causes(&error))
 }
 
@@ -187,6 +186,7 @@ async fn order(
         key: &key,
         tokens,
         warnings: &warnings,
+        previous: None,
         handle: &NoHandle,
         issuers: &Issuers::channel(IssuerSet::default()).1,
     };

@@ -230,11 +230,9 @@ fn kind_and_namespace_must_fit() {
 
 #[test]
 fn methods_of_other_builds_are_known() {
-    for (method, body) in [
-        ("venafi", "{zone: a}"),
-        ("certManager", "{issuerRef: {name: a}}"),
-        ("kubernetesCSR", "{signerName: a}"),
-    ] {
+    for (method, body) in
+        [("certManager", "{issuerRef: {name: a}}"), ("kubernetesCSR", "{signerName: a}")]
+    {
         let issuer = issuer(&cluster_issuer(&format!("{{{method}: {body}}}")));
         assert_eq!(issuer.spec.method, IssuerMethod::Unsupported(method));
     }
