@@ -182,6 +182,23 @@ impl FakeApi {
     }
 }
 
+/// A client of a server that stores nothing: `answer` makes status and body of path and body.
+pub(crate) fn client_of(
+    answer: impl Fn(&str, &Value) -> (u16, Value) + Send + Sync + 'static,
+) -> Client {
+    let answer = Arc::new(answer);
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let answer = Arc::clone(&answer);
+        async move {
+            let path = request.uri().path().to_owned();
+            let body = request.into_body().collect_bytes().await.unwrap();
+            let (code, body) = answer(&path, &serde_json::from_slice(&body).unwrap());
+            Ok::<_, Infallible>(json_answer(StatusCode::from_u16(code).unwrap(), &body))
+        }
+    });
+    Client::new(service, "certmount-system")
+}
+
 impl State {
     fn store(&mut self, place: Place, mut object: Value) -> Value {
         self.version += 1;

@@ -6,6 +6,7 @@ pub(crate) mod fake;
 mod node;
 mod pods;
 mod secret;
+mod token;
 
 use std::time::Duration;
 

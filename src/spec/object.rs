@@ -8,6 +8,7 @@
 
 pub mod acme;
 mod chained;
+pub mod dns01;
 mod server;
 mod vault;
 mod venafi;

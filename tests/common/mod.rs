@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 pub mod https;
+pub mod named;
 mod namespace;
 mod plugin;
 pub mod volume;

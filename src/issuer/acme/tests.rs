@@ -9,7 +9,7 @@ use serde_json::json;
 use self::fake::{Answer, FakeServer, html, problem};
 use super::*;
 use crate::clock::Timestamp;
-use crate::issuer::{HandleStore, IssueErrorKind, IssuerSet, Issuers, Requester, build};
+use crate::issuer::{HandleStore, IssueErrorKind, IssuerSet, Issuers, Requester, Warnings, build};
 use crate::spec::object::{self, Object};
 use crate::spec::request::CertificateSpec;
 use crate::spec::tokens::PodTokens;

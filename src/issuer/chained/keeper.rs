@@ -15,7 +15,7 @@ use crate::clock::{Clock, Timestamp, between};
 use crate::error::with_causes;
 use crate::issuer::{
     Entry, HandleStore, IssueError, IssueErrorKind, Issuer, IssuerKey, Issuers, Order, Requester,
-    WeakIssuers,
+    Warnings, WeakIssuers,
 };
 use crate::spec::object::{ChainedSpec, GROUP};
 use crate::spec::request::CertificateSpec;

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::error::with_causes;
-use crate::issuer::{Entry, HandleStore, IssuerSet, Issuers, Requester, StateStore};
+use crate::issuer::{Entry, HandleStore, IssuerSet, Issuers, Requester, StateStore, Warnings};
 use crate::spec::fixture::{pod, spec};
 use crate::spec::object::{self, IssuerMethod, IssuerObject, Object};
 use crate::spec::request::CertificateSpec;

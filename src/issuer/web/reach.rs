@@ -40,7 +40,7 @@ impl Reach {
     }
 
     /// Whether `address` may be asked.
-    pub(super) fn check(self, address: IpAddr) -> Result<(), String> {
+    pub(crate) fn check(self, address: IpAddr) -> Result<(), String> {
         match self {
             Self::Public if !is_public(address) => Err(Forbidden(address).to_string()),
             _ => Ok(()),
