@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use certmount::csi::client::InlineVolume;
 use certmount::x509::{Certificate, certificates_from_pem};
-use common::{Plugin, namespaced_async};
+use common::named::{Named, enter_own_network};
+use common::{Plugin, namespaced, namespaced_async};
 use pebble::{Options, Pebble, free_port};
 
 fn volume(pod: &str, attributes: &[(&str, &str)]) -> InlineVolume {
@@ -130,10 +131,71 @@ fn a_record_that_is_there_for_good_proves_a_name() {
 }
 
 #[test]
+#[ignore = "needs pebble and BIND; .ci/run installs them"]
+fn records_prove_names_and_are_gone_again_also_after_a_crash() {
+    const SECRET: &str = "c2l4dGVlbiBieXRlcyBhcmUgZmV3";
+    const NAMES: [&str; 2] = ["_acme-challenge.web.example.com", "_acme-challenge.api.example.com"];
+    namespaced(|| {
+        enter_own_network();
+        let folder = tempfile::tempdir().unwrap();
+        let zone = format!(
+            "key certmount {{ algorithm hmac-sha256; secret \"{SECRET}\"; }};\nzone example.com {{ \
+             type primary; file \"zone\"; update-policy {{ grant certmount zonesub TXT; }}; }};"
+        );
+        let records = "$TTL 300\n@ SOA ns1 root 1 3600 600 86400 60\n@ NS ns1\n@ NS ns2\n\
+                       ns1 A 127.0.0.1\nns2 A 127.0.0.2\n";
+        let files = [("zone", records)];
+        let primary = Named::start(folder.path(), "127.0.0.1", "notify no;", &zone, &files);
+        let copy = "zone example.com { type secondary; primaries { 127.0.0.1; }; };";
+        let mut secondary = Named::start(folder.path(), "127.0.0.2", "notify no;", copy, &[]);
+        secondary.wait_for("Transfer status: success");
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let options = Options { dns_server: Some("127.0.0.1:53"), ..Options::default() };
+            let pebble = Pebble::start(options);
+            let solver = "solvers: [{dns01: {nameservers: [127.0.0.1], rfc2136: {nameserver: \
+                          127.0.0.1, tsigKeyName: certmount, tsigSecretSecretRef: {name: tsig, \
+                          key: secret}}}}]";
+            let mut driver = driver(&pebble, solver, &[]);
+            let tsig = format!(
+                "apiVersion: v1\nkind: Secret\nmetadata: {{name: tsig}}\nstringData: {{secret: \
+                 {SECRET}}}\n"
+            );
+            driver.configure("tsig.yaml", &tsig);
+            let attribute = ("certmount.dev/dns-names", "web.example.com,api.example.com");
+            let web = volume("web-0", &[attribute]);
+            let there = || NAMES.iter().all(|name| primary.texts(name).len() == 1);
+            let early = tokio::select! {
+                early = pebble::eventually(async || driver.kubelet().publish(&web).await) => early,
+                () = until(there) => Path::new("").into(),
+            };
+            assert_eq!(early, Path::new(""), "the second server did not have the records");
+            driver.kill();
+            assert!(there(), "nobody took them away");
+
+            driver.restart();
+            secondary.control(&["refresh", "example.com"]);
+            let target = pebble::eventually(async || driver.kubelet().publish(&web).await).await;
+            assert_eq!(chain(&target)[0].names().len(), 2);
+            assert_eq!(pebble.orders(), 1, "it is the same order");
+            let gone = || NAMES.iter().all(|name| primary.texts(name).is_empty());
+            tokio::time::timeout(Duration::from_secs(20), until(gone)).await.unwrap();
+        });
+    });
+}
+
+/// Returns when that is so.
+async fn until(fact: impl Fn() -> bool) {
+    while !fact() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[test]
 #[ignore = "needs pebble; .ci/run installs it"]
 fn accounts_are_bound_and_keys_of_others_taken_over() {
     namespaced_async(|| async {
-        let options = Options { external_account: true };
+        let options = Options { external_account: true, ..Options::default() };
         let pebble = Pebble::start(options);
         let mut driver = driver(&pebble, "solvers: [{http01: {}}]", &[]);
         let web = volume("web-0", &[("certmount.dev/dns-names", "web.example.com")]);

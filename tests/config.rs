@@ -352,7 +352,7 @@ fn everything_wrong_in_a_folder_is_said_with_its_place() {
     fs::write(at("e.yaml"), "x".repeat((1 << 20) + 1)).unwrap();
     fs::create_dir(at("f.yaml")).unwrap();
     symlink("nowhere", at("g.yaml")).unwrap();
-    fs::write(at("h.yaml"), ca("unsupported", "x").replace("ca:", "venafi:")).unwrap();
+    fs::write(at("h.yaml"), ca("unsupported", "x").replace("ca:", "certManager:")).unwrap();
     fs::write(at(".hidden.yaml"), "[").unwrap();
     fs::write(at("notes.txt"), "[").unwrap();
     let pipe = at("i.yaml");
@@ -367,7 +367,7 @@ fn everything_wrong_in_a_folder_is_said_with_its_place() {
         "d.yaml:1:1: this file is not UTF-8",
         "e.yaml:1:1: this file cannot be read: it is longer than 1048576 bytes",
         "f.yaml:1:1: this file cannot be read: it is not a regular file",
-        "h.yaml:1:1: ClusterIssuer unsupported: venafi is not supported by this build",
+        "h.yaml:1:1: ClusterIssuer unsupported: certManager is not supported by this build",
         "i.yaml:1:1: this file cannot be read: it is not a regular file",
     ];
     assert_eq!(said.len(), expected.len(), "{said:#?}");

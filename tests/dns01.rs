@@ -344,7 +344,9 @@ _acme-challenge.apart NS ns1
 
 /// A zone with that server and those records.
 fn file(server: &str, records: &str) -> String {
-    format!("$TTL 300\n@ SOA {server} root 1 3600 600 86400 60\n@ NS {server}\n{records}")
+    format!(
+        "$TTL 300\n@ SOA {server} root.example.com. 1 3600 600 86400 60\n@ NS {server}\n{records}"
+    )
 }
 
 /// A solver that updates `nameserver` and looks around at the primary.

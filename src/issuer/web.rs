@@ -149,7 +149,6 @@ impl Web {
     }
 
     /// A POST to `url`, to be sent.
-    #[allow(dead_code, reason = "for issuers that speak other than Vault")]
     pub(crate) fn post(&self, url: &Url) -> Request<'_> {
         self.request(Method::POST, url)
     }
@@ -246,7 +245,6 @@ impl Request<'_> {
     }
 
     /// With a body of that type.
-    #[allow(dead_code, reason = "for issuers that speak other than Vault")]
     pub(crate) fn body(self, content_type: &'static str, body: Vec<u8>) -> Self {
         let content_type = HeaderValue::from_static(content_type);
         Self { request: self.request.header(CONTENT_TYPE, content_type).body(body), ..self }

@@ -6,7 +6,6 @@ pub(crate) mod fake;
 mod node;
 mod pods;
 mod secret;
-mod token;
 
 use std::time::Duration;
 
@@ -60,7 +59,8 @@ impl Access {
         Ok(Self { client, namespace })
     }
 
-    /// A fresh token of a service account, good for `life` or as long as the API server likes.
+    /// A fresh token of a service account, good for ten minutes or as long as the API server likes.
+    /// It takes the right to create `serviceaccounts/token` of that name.
     ///
     /// # Errors
     ///
@@ -70,13 +70,12 @@ impl Access {
         namespace: &str,
         name: &str,
         audiences: &[String],
-        life: Duration,
     ) -> Result<Zeroizing<String>, String> {
         let accounts = Api::<ServiceAccount>::namespaced(self.client.clone(), namespace);
         let request = TokenRequest {
             spec: TokenRequestSpec {
                 audiences: audiences.to_vec(),
-                expiration_seconds: life.as_secs().try_into().ok(),
+                expiration_seconds: Some(TOKEN_LIFE_SECONDS),
                 ..TokenRequestSpec::default()
             },
             ..TokenRequest::default()
@@ -87,6 +86,9 @@ impl Access {
         token.ok_or_else(|| "its answer holds none".to_owned())
     }
 }
+
+/// The API server makes none that lives shorter.
+const TOKEN_LIFE_SECONDS: i64 = 600;
 
 async fn config() -> Result<Config, AccessError> {
     let mut config = Config::infer().await.map_err(AccessError::Unknown)?;

@@ -24,6 +24,8 @@ use tokio::sync::{oneshot, watch};
 pub struct Options {
     /// Whether accounts have to be bound.
     pub external_account: bool,
+    /// Where it looks names up instead of at a server that knows every name.
+    pub dns_server: Option<&'static str>,
 }
 
 /// A server in a folder of its own; killed when it is dropped.
@@ -86,7 +88,7 @@ impl Pebble {
         server
             .arg("-config")
             .arg(path("config.json"))
-            .args(["-dnsserver", &dns_address, "-strict"])
+            .args(["-dnsserver", options.dns_server.unwrap_or(&dns_address), "-strict"])
             .envs([
                 ("PEBBLE_VA_NOSLEEP", "1"),
                 ("PEBBLE_WFE_NONCEREJECT", "20"),

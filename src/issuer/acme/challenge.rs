@@ -8,17 +8,19 @@ use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::json;
+use tokio::time::Instant;
 use url::Url;
 
 use super::account::Account;
-use super::answers::{AcmeAnswers, Answered, is_token};
+use super::answers::{AcmeAnswers, is_token};
 use super::client::Failure;
-use super::jws::sha256;
+use super::journal::Journal;
+use super::jws::{base64, sha256};
 use super::poll::Poll;
 use super::protocol::{Authorization, AuthorizationStatus, Challenge, ChallengeStatus};
 use super::responder::sni_of;
 use crate::clock::Clock;
-use crate::issuer::{IssueError, IssueErrorKind};
+use crate::issuer::{Dns01, IssueError, IssueErrorKind, Published};
 use crate::spec::object::acme::{Solver, SolverMethod};
 use crate::x509::{GeneralName, KeyAlgorithm, PrivateKey, Validity, acme_challenge_certificate};
 
@@ -27,9 +29,15 @@ use crate::x509::{GeneralName, KeyAlgorithm, PrivateKey, Validity, acme_challeng
 pub(super) struct Prover<'a> {
     pub(super) account: &'a Account,
     pub(super) solvers: &'a [Solver],
+    /// Beside each solver, what publishes its TXT records.
+    pub(super) dns01: &'a [Option<Arc<Dns01>>],
+    pub(super) journal: &'a Journal<'a>,
     pub(super) answers: &'a AcmeAnswers,
     pub(super) clock: &'a Clock,
 }
+
+/// How long the servers of a zone may take to have a record; the next attempt publishes it again.
+const LONGEST_PROPAGATION: Duration = Duration::from_secs(600);
 
 /// A TLS-ALPN-01 certificate lives for one check; CAs do not look at how long.
 const CHALLENGE_LIFE: Duration = Duration::from_secs(7 * 86_400);
@@ -44,7 +52,7 @@ impl Prover<'_> {
         let name = name_of(&authorization);
         self.check(&authorization, &name, None)?;
         let (solver, challenge) = self.choose(&authorization, &name)?;
-        let kind = kind_of(&solver.method);
+        let kind = kind_of(&self.solvers[solver].method);
         let _turn = self.answers.turn(&name, kind).await;
         let _answered = self.answer(solver, challenge, &authorization).await?;
         // Others may have proved the name meanwhile; and who repeats what is under way is refused.
@@ -101,14 +109,14 @@ impl Prover<'_> {
         Err(IssueError::new(IssueErrorKind::Denied, message).into())
     }
 
-    /// The solver for the name, and its challenge among those that the CA offers.
+    /// The number of the solver for the name, and its challenge among those that the CA offers.
     fn choose<'b>(
         &'b self,
         authorization: &'b Authorization,
         name: &str,
-    ) -> Result<(&'b Solver, &'b Challenge), IssueError> {
+    ) -> Result<(usize, &'b Challenge), IssueError> {
         let mut best = None;
-        for solver in self.solvers {
+        for (number, solver) in self.solvers.iter().enumerate() {
             let Some(how) = solver.selector.matches(name) else { continue };
             let kind = kind_of(&solver.method);
             let Some(challenge) =
@@ -117,10 +125,10 @@ impl Prover<'_> {
                 continue;
             };
             if best.as_ref().is_none_or(|(held, _, _)| how > *held) {
-                best = Some((how, solver, challenge));
+                best = Some((how, number, challenge));
             }
         }
-        best.map(|(_, solver, challenge)| (solver, challenge)).ok_or_else(|| {
+        best.map(|(_, number, challenge)| (number, challenge)).ok_or_else(|| {
             let offered: Vec<_> =
                 authorization.challenges.iter().map(|challenge| challenge.kind.as_str()).collect();
             let message = format!(
@@ -161,24 +169,45 @@ impl Prover<'_> {
     /// Has the challenge answered until what this returns is dropped.
     async fn answer(
         &self,
-        solver: &Solver,
+        solver: usize,
         challenge: &Challenge,
         authorization: &Authorization,
-    ) -> Result<Option<Answered>, Failure> {
+    ) -> Result<Option<Box<dyn Send>>, Failure> {
         let host = &authorization.identifier.value;
-        Ok(match &solver.method {
+        Ok(match &self.solvers[solver].method {
+            SolverMethod::Dns01(_) => Some(Box::new(self.publish(solver, challenge, host).await?)),
             SolverMethod::Http01 => {
                 let (token, authorization) = self.key_authorization(challenge)?;
-                Some(self.answers.serve_token(host, token, authorization))
+                Some(Box::new(self.answers.serve_token(host, token, authorization)))
             }
             SolverMethod::TlsAlpn01 => {
                 let (_, authorization) = self.key_authorization(challenge)?;
                 let (sni, key) = self.certificate(host, &authorization)?;
-                Some(self.answers.serve_certificate(&sni, Arc::new(key)))
+                Some(Box::new(self.answers.serve_certificate(&sni, Arc::new(key))))
             }
             // The record is there for good.
             SolverMethod::DnsPersist01 => None,
         })
+    }
+
+    /// Has the TXT record published and seen (RFC 8555 §8.4).
+    async fn publish(
+        &self,
+        solver: usize,
+        challenge: &Challenge,
+        host: &str,
+    ) -> Result<Published, Failure> {
+        let dns01 = self.dns01[solver].as_ref().expect("a solver with dns01 has it beside it");
+        let (_, authorization) = self.key_authorization(challenge)?;
+        let value = base64(&sha256(authorization.as_bytes()));
+        let record = dns01.record(host, &value).await?;
+        self.journal.add(&record).map_err(|error| {
+            let message = "the name of a TXT record cannot be kept in the volume";
+            IssueError::new(IssueErrorKind::Node, message).caused_by(error)
+        })?;
+        let published = dns01.publish(record).await?;
+        dns01.propagated(published.record(), Instant::now() + LONGEST_PROPAGATION).await?;
+        Ok(published)
     }
 
     fn key_authorization<'b>(
@@ -231,6 +260,7 @@ fn name_of(authorization: &Authorization) -> String {
 
 fn kind_of(method: &SolverMethod) -> &'static str {
     match method {
+        SolverMethod::Dns01(_) => "dns-01",
         SolverMethod::Http01 => "http-01",
         SolverMethod::TlsAlpn01 => "tls-alpn-01",
         SolverMethod::DnsPersist01 => "dns-persist-01",

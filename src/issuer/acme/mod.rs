@@ -12,6 +12,7 @@ mod account;
 mod answers;
 mod challenge;
 mod client;
+mod journal;
 mod jws;
 mod order;
 mod pauses;
@@ -35,7 +36,7 @@ use self::jws::{AccountKey, BindingKey};
 use self::order::Attempt;
 use self::pauses::Pauses;
 use super::web::{Reach, Web, WebOptions};
-use super::{BuildError, IssueError, Issuer, Materials, Order, RenewalAdvice, Surroundings};
+use super::{BuildError, Dns01, IssueError, Issuer, Materials, Order, RenewalAdvice, Surroundings};
 use crate::clock::Clock;
 use crate::spec::object::acme::{AcmeSpec, Sharing, SolverMethod};
 use crate::spec::object::{CaBundle, IssuerObject};
@@ -47,6 +48,8 @@ pub struct Acme {
     client: Arc<Client>,
     key: KeySource,
     binding: Option<BindingKey>,
+    /// Beside each solver, what publishes its TXT records.
+    dns01: Vec<Option<Arc<Dns01>>>,
     account: Mutex<Option<Arc<Account>>>,
     answers: AcmeAnswers,
     pauses: OnceLock<Arc<Pauses>>,
@@ -95,7 +98,15 @@ impl Acme {
                 Some(key)
             }
         };
+        let dns01 = spec.solvers.iter().map(|solver| match &solver.method {
+            SolverMethod::Dns01(spec) => {
+                let dns01 = Dns01::build(spec, namespace, materials, surroundings)?;
+                Ok(Some(Arc::new(dns01)))
+            }
+            _ => Ok(None),
+        });
         let acme = Self {
+            dns01: dns01.collect::<Result<_, BuildError>>()?,
             client: Arc::new(Client::new(web, spec.server.url().clone())),
             key: key_source(spec, namespace, materials, surroundings)?,
             binding,
@@ -184,7 +195,7 @@ fn file(folder: &Path, namespace: Option<&str>, name: &str) -> std::path::PathBu
 #[async_trait]
 impl Issuer for Acme {
     async fn issue(&self, order: Order<'_>) -> Result<Issued, IssueError> {
-        let attempt = Attempt::new(&self.spec, &self.answers, &self.clock, &order)?;
+        let attempt = Attempt::new(&self.spec, &self.dns01, &self.answers, &self.clock, &order)?;
         let issued = async {
             let account = self.account().await?;
             if let Some(pauses) = self.pauses.get() {

@@ -1,6 +1,7 @@
 //! One order, from its names to its chain (RFC 8555 §7.4).
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -10,13 +11,14 @@ use super::account::Account;
 use super::answers::AcmeAnswers;
 use super::challenge::Prover;
 use super::client::{Failure, alternates, location};
+use super::journal::Journal;
 use super::jws::base64;
 use super::poll::Poll;
 use super::protocol::{Identifier, OrderObject, OrderStatus};
 use super::renewal;
 use crate::clock::{Clock, Timestamp};
 use crate::issuer::web::Answer;
-use crate::issuer::{IssueError, IssueErrorKind, Order};
+use crate::issuer::{Dns01, IssueError, IssueErrorKind, Order, Published, TxtRecord};
 use crate::spec::object::acme::AcmeSpec;
 use crate::x509::{
     Certificate, DistinguishedName, GeneralName, Issued, Template, certificates_from_pem,
@@ -25,9 +27,11 @@ use crate::x509::{
 /// One attempt at a certificate.
 pub(super) struct Attempt<'a> {
     spec: &'a AcmeSpec,
+    dns01: &'a [Option<Arc<Dns01>>],
     answers: &'a AcmeAnswers,
     clock: &'a Clock,
     order: &'a Order<'a>,
+    journal: Journal<'a>,
     identifiers: Vec<Identifier>,
 }
 
@@ -40,13 +44,15 @@ impl<'a> Attempt<'a> {
     /// When ACME does not know such names.
     pub(super) fn new(
         spec: &'a AcmeSpec,
+        dns01: &'a [Option<Arc<Dns01>>],
         answers: &'a AcmeAnswers,
         clock: &'a Clock,
         order: &'a Order<'a>,
     ) -> Result<Self, IssueError> {
         let identifiers = identifiers(&order.spec.template)
             .map_err(|message| IssueError::new(IssueErrorKind::Config, message))?;
-        Ok(Self { spec, answers, clock, order, identifiers })
+        let journal = Journal::load(order.handle);
+        Ok(Self { spec, dns01, answers, clock, order, journal, identifiers })
     }
 
     /// What is asked for, sorted.
@@ -56,6 +62,8 @@ impl<'a> Attempt<'a> {
 
     /// Goes on with the order of an earlier attempt, or makes one, until there is a certificate.
     pub(super) async fn run(&self, account: &Account) -> Result<Issued, Failure> {
+        // The records of attempts that were cut off; those that are needed again are published again.
+        let _left_behind = self.left_behind();
         let (url, mut state) = match self.resume(account).await? {
             Some((url, state)) => {
                 if state.status == OrderStatus::Valid
@@ -100,11 +108,24 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// What earlier attempts published, to be taken away when this one ends.
+    fn left_behind(&self) -> Vec<Published> {
+        let solvers = || self.spec.solvers.iter().zip(self.dns01);
+        let solver = |record: &TxtRecord| {
+            let matching = solvers()
+                .filter_map(|(solver, dns01)| {
+                    Some((solver.selector.matches(&record.host)?, dns01.as_ref()?))
+                })
+                .max_by_key(|(how, _)| *how);
+            matching.map(|(_, dns01)| dns01).or_else(|| solvers().find_map(|(_, it)| it.as_ref()))
+        };
+        let records = self.journal.records().into_iter();
+        records.filter_map(|record| Some(solver(&record)?.published(record))).collect()
+    }
+
     /// The order of an earlier attempt, if it is for the same and can still be had.
     async fn resume(&self, account: &Account) -> Result<Option<(Url, OrderObject)>, Failure> {
-        let Some(url) = self.order.handle.load().and_then(|text| Url::parse(&text).ok()) else {
-            return Ok(None);
-        };
+        let Some(url) = self.journal.order() else { return Ok(None) };
         let same_server = account.url.origin() == url.origin();
         if !same_server {
             return Ok(None);
@@ -161,7 +182,7 @@ impl<'a> Attempt<'a> {
             answer => answer?,
         };
         let url = location(&answer, &directory.new_order)?;
-        self.order.handle.save(url.as_str()).map_err(|error| {
+        self.journal.begin(&url).map_err(|error| {
             let message = "the order's URL cannot be kept in the volume";
             IssueError::new(IssueErrorKind::Node, message).caused_by(error)
         })?;
@@ -173,6 +194,8 @@ impl<'a> Attempt<'a> {
         let prover = Prover {
             account,
             solvers: &self.spec.solvers,
+            dns01: self.dns01,
+            journal: &self.journal,
             answers: self.answers,
             clock: self.clock,
         };

@@ -52,7 +52,7 @@ impl AcmeDns {
         let text = materials.value(reference, DEFAULT_KEY)?;
         let accounts = serde_json::from_slice(text).map_err(|error| {
             // The error's own text can hold a password.
-            BuildError::Invalid(format!(
+            BuildError::Unfit(format!(
                 "{} of Secret {} is not acme-dns accounts in JSON (line {}): write an object of \
                  names, each with username, password, fulldomain and subdomain, as the server's \
                  /register gives them",

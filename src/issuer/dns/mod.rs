@@ -108,7 +108,7 @@ impl Dns01 {
             }
         };
         let lookup = Lookup::new(spec.nameservers.clone(), spec.nameservers_only, reach)
-            .map_err(BuildError::Invalid)?;
+            .map_err(BuildError::Unfit)?;
         Ok(Self { provider, lookup, follow: spec.cname_strategy == CnameStrategy::Follow })
     }
 
@@ -221,7 +221,7 @@ fn word(
     let text = std::str::from_utf8(value).unwrap_or_default().trim();
     if text.is_empty() || !text.chars().all(|c| c.is_ascii_graphic()) {
         let key = reference.key.as_deref().unwrap_or(default_key);
-        return Err(BuildError::Invalid(format!(
+        return Err(BuildError::Unfit(format!(
             "{key} of Secret {} is not one word of letters, digits and signs: write it again",
             reference.name
         )));

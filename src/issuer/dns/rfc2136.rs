@@ -227,18 +227,18 @@ fn signer(tsig: &TsigSpec, materials: &Materials) -> Result<TSigner, BuildError>
         TsigAlgorithm::HmacSha512 => Algorithm::HmacSha512,
     };
     let name = fully_qualified(&tsig.key_name).map_err(|error| {
-        BuildError::Invalid(format!("tsigKeyName {error}: write it as the name server has it"))
+        BuildError::Unfit(format!("tsigKeyName {error}: write it as the name server has it"))
     })?;
     let text = word(materials, &tsig.secret, "secret")?;
     let key = STANDARD.decode(text.as_bytes()).map_err(|_| {
         // The error would say a character of the key.
-        BuildError::Invalid(format!(
+        BuildError::Unfit(format!(
             "the TSIG key in Secret {} is not base64: write it as the name server has it",
             tsig.secret.name
         ))
     })?;
     TSigner::new(key, algorithm, name, FUDGE)
-        .map_err(|error| BuildError::Invalid(format!("the TSIG key cannot be used: {error}")))
+        .map_err(|error| BuildError::Unfit(format!("the TSIG key cannot be used: {error}")))
 }
 
 #[cfg(test)]

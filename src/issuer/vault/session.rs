@@ -118,9 +118,6 @@ const YOUNG: Duration = Duration::from_secs(60);
 /// A token is not used in its last seconds: it could end on the way.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// How long a fresh service account token holds, at least what Kubernetes gives.
-const SERVICE_ACCOUNT_TOKEN_LIFE: Duration = Duration::from_secs(600);
-
 impl Sessions {
     pub(super) fn new(api: Api, credentials: Credentials, clock: Clock) -> Self {
         let stop = CancellationToken::new();
@@ -269,17 +266,16 @@ impl Sessions {
             Credentials::ClientCertificate { mount, name: None } => (mount, json!({})),
             Credentials::Jwt { mount, role, jwt } => (mount, with_jwt(role, jwt)),
             Credentials::ServiceAccount { mount, role, namespace, name, audiences, access } => {
-                let jwt = access
-                    .service_account_token(namespace, name, audiences, SERVICE_ACCOUNT_TOKEN_LIFE)
-                    .await
-                    .map_err(|reason| {
+                let jwt = access.service_account_token(namespace, name, audiences).await.map_err(
+                    |reason| {
                         let message = format!(
                             "the Kubernetes API gives no token of service account \
                              {namespace}/{name}: {reason}; give certmount's ClusterRole the right \
                              to create serviceaccounts/token of it"
                         );
                         IssueError::new(IssueErrorKind::Config, message)
-                    })?;
+                    },
+                )?;
                 (mount, with_jwt(role, &jwt))
             }
             Credentials::Pod { mount, role, audience } => {

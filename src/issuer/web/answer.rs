@@ -31,7 +31,6 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// Who answered, as people write it: `https://vault.example.com:8200`.
-    #[allow(dead_code, reason = "for issuers that speak other than Vault")]
     pub(crate) fn place(&self) -> &str {
         &self.place
     }

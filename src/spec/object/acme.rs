@@ -4,6 +4,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 
+use super::dns01::Dns01Spec;
 use super::{CaBundle, SecretKeyRef, ServerUrl};
 
 /// The fields of `acme`.
@@ -77,6 +78,8 @@ pub struct Selector {
 /// How a name is proved.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum SolverMethod {
+    /// RFC 8555 §8.4: a TXT record that is published for the time of the order.
+    Dns01(Box<Dns01Spec>),
     /// RFC 8555 §8.3, answered by the driver itself.
     Http01,
     /// RFC 8737, answered by the driver itself.
@@ -120,7 +123,15 @@ impl AcmeSpec {
     /// The Secrets that it names.
     pub fn secrets(&self) -> impl Iterator<Item = &str> {
         let binding = self.external_account_binding.as_ref().map(|it| &it.key_secret_ref);
-        [&self.private_key].into_iter().chain(binding).map(|secret| secret.name.as_str())
+        let dns01 = self.solvers.iter().filter_map(|solver| match &solver.method {
+            SolverMethod::Dns01(spec) => Some(spec.secrets()),
+            _ => None,
+        });
+        [&self.private_key]
+            .into_iter()
+            .chain(binding)
+            .map(|secret| secret.name.as_str())
+            .chain(dns01.flatten())
     }
 }
 
@@ -204,7 +215,7 @@ impl JsonSchema for AcmeSpec {
     }
 }
 
-/// A way to prove names: one of http01, tlsALPN01 and dnsPersist01.
+/// A way to prove names: one of http01, dns01, tlsALPN01 and dnsPersist01.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WrittenSolver {
@@ -217,6 +228,8 @@ struct WrittenSolver {
     /// The driver answers at --acme-tls-alpn-address, which port 443 of the names must lead to.
     #[serde(rename = "tlsALPN01")]
     tls_alpn01: Option<Nothing>,
+    /// TXT records _acme-challenge.<name> are published, which wildcards need.
+    dns01: Option<Dns01Spec>,
     /// A TXT record _validation-persist.<name> that names the account is there already.
     #[serde(rename = "dnsPersist01")]
     dns_persist01: Option<Nothing>,
@@ -275,6 +288,7 @@ impl<'de> Deserialize<'de> for Solver {
             None => false,
         };
         let methods = [
+            written.dns01.map(|spec| SolverMethod::Dns01(Box::new(spec))),
             http01.then_some(SolverMethod::Http01),
             written.tls_alpn01.map(|Nothing {}| SolverMethod::TlsAlpn01),
             written.dns_persist01.map(|Nothing {}| SolverMethod::DnsPersist01),
@@ -288,8 +302,8 @@ impl<'de> Deserialize<'de> for Solver {
                 Err(D::Error::custom("a solver proves names in one way: make two of it"))
             }
             (None, _) => Err(D::Error::custom(
-                "a solver does not say how names are proved: write http01: {}, tlsALPN01: {} or \
-                 dnsPersist01: {}",
+                "a solver does not say how names are proved: write http01: {}, dns01: {…}, \
+                 tlsALPN01: {} or dnsPersist01: {}",
             )),
         }
     }

@@ -13,7 +13,7 @@ use super::{error, xml};
 use crate::clock::{Clock, Timestamp};
 use crate::issuer::web::{Answer, Web};
 use crate::issuer::{BuildError, IssueError, IssueErrorKind, Materials, Surroundings};
-use crate::kubernetes::{Access, reason};
+use crate::kubernetes::Access;
 use crate::spec::object::dns01::{AccessKeyId, Route53Auth, Route53Spec, ServiceAccountRef};
 
 /// Where the keys come from that requests are signed with.
@@ -81,7 +81,7 @@ impl Credentials {
             if spec.region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
         let sts = format!("https://sts.{}.{domain}/", spec.region).parse();
         let invalid =
-            |error| BuildError::Invalid(format!("route53.region is not one of AWS: {error}"));
+            |error| BuildError::Unfit(format!("route53.region is not one of AWS: {error}"));
         Ok(Self {
             source,
             role: spec.role.clone(),
@@ -154,8 +154,7 @@ async fn token(
     access.service_account_token(namespace, name, audiences).await.map_err(|error| {
         let message = format!(
             "there is no token of the service account {namespace}/{name}: give certmount the \
-             right to create serviceaccounts/token of that name ({})",
-            reason(&error)
+             right to create serviceaccounts/token of that name ({error})"
         );
         IssueError::new(IssueErrorKind::Config, message)
     })

@@ -82,7 +82,8 @@ impl Login {
         let credentials = match (text("access-token"), text("username"), text("password")) {
             (Some(token), _, _) => Credentials::AccessToken(token),
             (None, Some(username), Some(password)) => Credentials::Password {
-                client_id: text("client-id").map_or(CLIENT_ID.to_owned(), |id| id.to_string()),
+                client_id: text("client-id")
+                    .map_or_else(|| CLIENT_ID.to_owned(), |id| id.to_string()),
                 username: username.to_string(),
                 password,
             },
