@@ -409,6 +409,22 @@ async fn older_requests_go_and_the_last_that_was_signed_stays() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_decision_that_could_not_be_heard_is_looked_for() {
+    let api = FakeApi::default();
+    let issuers = issuers(&api);
+    let volume = Arc::new(Volume::new("cert-manager.io", "ca"));
+    let attempt = begin(&volume, &issuers);
+    until_called(&api, "WATCH certificaterequests", 1).await;
+    until_called(&api, "POST certificaterequests", 1).await;
+    api.refuse("LIST certificaterequests", 500, "not yet");
+    api.refuse("WATCH certificaterequests", 500, "not yet");
+    api.expire();
+    until_called(&api, "LIST certificaterequests", 2).await;
+    sign(&api, &volume);
+    assert_eq!(attempt.await.unwrap().unwrap().chain.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn says_that_nothing_can_be_heard() {
     let api = FakeApi::default();
     api.refuse("LIST certificaterequests", 403, "certificaterequests is forbidden: cannot list");

@@ -156,6 +156,7 @@ impl<K: Request> Tracker<K> {
             lock(&self.board).submitted(name, &object);
         }
         let mut deadline = Instant::now() + if told.is_some() { LONGEST_WAIT } else { PATIENCE };
+        let mut looked = false;
         loop {
             let now = progress.borrow_and_update().clone();
             let waiting = match now.decision() {
@@ -168,10 +169,23 @@ impl<K: Request> Tracker<K> {
             if told.as_ref().is_some_and(|told| *told != waiting) {
                 deadline = deadline.min(Instant::now() + PATIENCE);
             }
-            let changed = timeout_at(deadline, progress.changed()).await;
-            if changed.is_err() {
+            if timeout_at(deadline, progress.changed()).await.is_ok() {
+                continue;
+            }
+            // A watch that was cut off comes back later than the API server does.
+            if looked || !lock(&self.board).is_deaf() {
                 return Err(lock(&self.board).undecided(name, waiting));
             }
+            looked = true;
+            self.look_at(name).await;
+        }
+    }
+
+    /// Reads the request `name`, where that is possible at the moment.
+    async fn look_at(&self, name: &Name) {
+        let api = K::api(self.client.clone(), name.namespace.as_deref());
+        if let Ok(Some(object)) = in_time("read a request", api.get_opt(&name.name)).await {
+            lock(&self.board).see::<K>(&object);
         }
     }
 
@@ -284,6 +298,11 @@ impl Board {
         if !std::mem::replace(&mut awaited.made, true) {
             awaited.progress.send_replace(object.progress());
         }
+    }
+
+    /// Whether nothing is heard at present.
+    fn is_deaf(&self) -> bool {
+        self.trouble.is_some()
     }
 
     /// Nobody has decided in time.
