@@ -92,9 +92,9 @@ fn a_wrong_issuer_is_refused_when_it_is_applied() {
             )
         };
         let wrong = [
-            ("{}", "say how to sign, in one way: ca or selfSigned"),
+            ("{}", "say how to sign, in one way: acme or ca or"),
             ("{selfSigned: {}, ca: {secretName: a}}", "say how to sign, in one way"),
-            ("{venafi: {zone: a}}", "unknown field \"spec.venafi\""),
+            ("{certManager: {issuerRef: {name: a}}}", "unknown field \"spec.certManager\""),
             ("{selfSigned: {crlDistributionPoint: []}}", "unknown field"),
             ("{ca: {}}", "ca needs one of secretName and files"),
             ("{ca: {secretName: A_b}}", "spec.ca.secretName"),
