@@ -23,7 +23,7 @@
 //!
 //! | part | owns | the only one that touches |
 //! |---|---|---|
-//! | [`clock`], [`error`] | what time it is; errors as text | the system's clock |
+//! | [`clock`], [`error`], `sync` | what time it is; errors as text; locks | the system's clock |
 //! | [`kubernetes`] | the way to the Kubernetes API | |
 //! | [`x509`] | keys, requests, certificates, chains, encodings | x509-cert, x509-parser |
 //! | [`spec`] | what is asked: attributes, names, policy, issuer objects | |
@@ -48,6 +48,7 @@
 pub mod clock;
 pub mod error;
 pub mod kubernetes;
+mod sync;
 
 pub mod x509;
 

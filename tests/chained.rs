@@ -21,7 +21,7 @@ use certmount::x509::{
     GeneralName, KeyAlgorithm, KeyUsages, NameConstraints, NameSubtree, PrivateKey, Template,
     Validity, certificates_from_pem, chain_to_pem, self_sign,
 };
-use common::{Plugin, namespaced_async};
+use common::{Plugin, ca_template, namespaced_async};
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier as _;
@@ -280,7 +280,8 @@ impl Stolen {
     fn new() -> Self {
         let root = {
             let key = Arc::new(PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap());
-            let root = self_sign(&ca("CN=root", None), &key, validity(), &Default::default());
+            let root =
+                self_sign(&ca_template("CN=root", None), &key, validity(), &Default::default());
             CertificateAuthority::new(vec![root.unwrap()], Vec::new(), key).unwrap()
         };
         let key = Arc::new(PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap());
@@ -288,7 +289,7 @@ impl Stolen {
             let information = AuthorityInformation::default();
             root.sign(template, key.public_key_info(), validity(), &information).unwrap()
         };
-        let free = ca("CN=node", Some(0));
+        let free = ca_template("CN=node", Some(0));
         let permitted = vec![NameSubtree::dns("svc").unwrap()];
         let name_constraints = NameConstraints { permitted, excluded: Vec::new() };
         let constrained = sign(&Template { name_constraints, ..free.clone() });
@@ -309,16 +310,6 @@ impl Stolen {
         let information = AuthorityInformation::default();
         let leaf = self.unchecked.sign(&template, key.public_key_info(), validity(), &information);
         (vec![leaf.unwrap(), self.constrained.clone()], self.root.certificate().clone())
-    }
-}
-
-fn ca(subject: &str, path_len: Option<u8>) -> Template {
-    Template {
-        subject: DistinguishedName::from_rfc4514(subject).unwrap(),
-        subject_alt_names: Vec::new(),
-        usages: KeyUsages::default(),
-        basic_constraints: BasicConstraints::Ca { path_len },
-        name_constraints: NameConstraints::default(),
     }
 }
 

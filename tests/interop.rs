@@ -10,15 +10,17 @@
     reason = "files for other programs, in a directory of our own"
 )]
 
+mod common;
+
 use std::collections::HashMap;
 use std::fs;
-
 use std::process::{Command, Output};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use certmount::clock::{Clock, Timestamp};
 use certmount::x509::*;
+use common::ca_template;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
@@ -552,16 +554,6 @@ fn template(dns_names: &[&str]) -> Template {
         subject_alt_names: dns_names.iter().map(|name| GeneralName::dns(name).unwrap()).collect(),
         usages: KeyUsages::parse(["digital signature", "server auth", "client auth"]).unwrap(),
         basic_constraints: BasicConstraints::EndEntity,
-        name_constraints: NameConstraints::default(),
-    }
-}
-
-fn ca_template(subject: &str, path_len: Option<u8>) -> Template {
-    Template {
-        subject: DistinguishedName::from_rfc4514(subject).unwrap(),
-        subject_alt_names: Vec::new(),
-        usages: KeyUsages::default(),
-        basic_constraints: BasicConstraints::Ca { path_len },
         name_constraints: NameConstraints::default(),
     }
 }

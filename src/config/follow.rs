@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode};
@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::{Problem, Severity, Source};
 use crate::issuer::IssuerSet;
+use crate::sync::lock;
 
 /// How often the folder is read though nothing was heard of it.
 const POLL: Duration = Duration::from_secs(60);
@@ -142,7 +143,7 @@ impl Watches {
         let interest = Arc::new(Mutex::new(Interest::default()));
         let seen = Arc::clone(&interest);
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            let interest = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let interest = lock(&seen);
             // An error means that something was missed.
             if event.as_ref().is_ok_and(|event| !interest.matters(event)) {
                 return;
@@ -164,8 +165,7 @@ impl Watches {
         // Kubelet replaces this link, not the files behind it.
         paths.extend(parents().map(|parent| parent.join("..data")));
         paths.insert(dir.to_owned());
-        *self.interest.lock().unwrap_or_else(PoisonError::into_inner) =
-            Interest { dir: dir.to_owned(), paths };
+        *lock(&self.interest) = Interest { dir: dir.to_owned(), paths };
 
         let wanted: BTreeSet<&Path> = parents().chain([dir]).chain(dir.parent()).collect();
         self.watched.retain(|path, _| {

@@ -16,7 +16,7 @@ use super::{
 use crate::clock::Clock;
 use crate::kubernetes::Access;
 use crate::spec::object::{
-    CaFiles, CaSource, IssuerMethod, IssuerObject, SecretKeyRef, SecretObject,
+    CaBundle, CaFiles, CaSource, IssuerMethod, IssuerObject, SecretKeyRef, SecretObject,
 };
 use crate::x509::AuthorityInformation;
 
@@ -165,6 +165,22 @@ impl Materials {
         let key = reference.key.as_deref().unwrap_or(default_key);
         let value = secret.get(key).filter(|value| !value.is_empty());
         value.ok_or_else(|| BuildError::Missing(format!("{secret} has no {key}: add it")))
+    }
+
+    /// The PEM certificates that `bundle` means; `None` for the system's.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::value`].
+    pub(super) fn ca_bundle(
+        &self,
+        bundle: Option<&CaBundle>,
+    ) -> Result<Option<Vec<u8>>, BuildError> {
+        match bundle {
+            None => Ok(None),
+            Some(CaBundle::Inline(pem)) => Ok(Some(pem.clone())),
+            Some(CaBundle::Secret(secret)) => Ok(Some(self.value(secret, "ca.crt")?.to_vec())),
+        }
     }
 
     /// SHA-256 over all of it, to see whether it changed.

@@ -9,6 +9,8 @@ mod ca;
 mod chained;
 mod dns;
 mod error;
+#[cfg(test)]
+mod fixture;
 mod kubernetes;
 mod registry;
 mod self_signed;
@@ -22,7 +24,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::runtime::{Handle, RuntimeFlavor};
 use zeroize::Zeroizing;
 
 pub use acme::{Acme, AcmeAnswers};
@@ -40,6 +41,7 @@ use crate::clock::Timestamp;
 use crate::spec::request::CertificateSpec;
 use crate::spec::tokens::PodTokens;
 use crate::spec::volume::{PodRef, VolumeId};
+use crate::sync::{can_block_in_place, lock};
 use crate::x509::{
     Certificate, CertificationRequest, Issued, KeyAlgorithm, KeyUsage, KeyUsages, PrivateKey,
     Template,
@@ -115,6 +117,14 @@ pub struct Order<'a> {
     pub issuers: &'a Issuers,
 }
 
+impl Order<'_> {
+    /// The certificate in `chain` that is for the requester's key.
+    fn leaf_in<'a>(&self, chain: &'a [Certificate]) -> Option<&'a Certificate> {
+        let key = self.key.public_key_info();
+        chain.iter().find(|certificate| certificate.public_key_info() == key)
+    }
+}
+
 /// Whom a certificate is for.
 #[derive(Clone, Copy, Debug)]
 pub enum Requester<'a> {
@@ -159,7 +169,7 @@ pub struct Warnings(Mutex<Vec<String>>);
 impl Warnings {
     /// One more, fit for a pod's owner to read.
     pub fn add(&self, warning: String) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(warning);
+        lock(&self.0).push(warning);
     }
 
     /// All there are.
@@ -176,12 +186,25 @@ pub trait HandleStore: fmt::Debug + Send + Sync {
     fn save(&self, handle: &str) -> std::io::Result<()>;
 }
 
+/// A handle that lives no longer than its process, for orders whose key does not either.
+#[derive(Debug, Default)]
+struct HandleInMemory(Mutex<Option<String>>);
+
+impl HandleStore for HandleInMemory {
+    fn load(&self) -> Option<String> {
+        lock(&self.0).clone()
+    }
+
+    fn save(&self, handle: &str) -> std::io::Result<()> {
+        *lock(&self.0) = Some(handle.to_owned());
+        Ok(())
+    }
+}
+
 /// Signs with a key of `algorithm`. RSA takes milliseconds for it, in which the other tasks of this
 /// thread go on elsewhere.
 fn sign_with<T>(algorithm: KeyAlgorithm, sign: impl FnOnce() -> T) -> T {
-    let elsewhere = Handle::try_current()
-        .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
-    match algorithm.is_slow() && elsewhere {
+    match algorithm.is_slow() && can_block_in_place() {
         true => tokio::task::block_in_place(sign),
         false => sign(),
     }

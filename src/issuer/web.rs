@@ -100,9 +100,6 @@ const TIMEOUT: Duration = Duration::from_secs(45);
 /// No answer that an issuer needs is longer.
 const LONGEST_BODY: usize = 1 << 20;
 
-/// How much of a CA's own words people are shown.
-const LONGEST_WORDS: usize = 256;
-
 impl Web {
     /// A client that reads times of servers against `clock`.
     ///
@@ -304,9 +301,15 @@ impl Request<'_> {
     }
 }
 
-/// The server of `url`, without anything that may be secret.
-fn place(url: &Url) -> String {
+/// The server of `url`, for people, without anything that may be secret.
+pub(crate) fn place(url: &Url) -> String {
     url.origin().ascii_serialization()
+}
+
+/// What a server wrote, as much of it as people are shown.
+pub(crate) fn words(text: &str) -> String {
+    const LONGEST: usize = 256;
+    excerpt(text, LONGEST)
 }
 
 /// Host and perhaps port, as a Host header has them.
@@ -367,7 +370,7 @@ impl Cause {
                 return Self::Forbidden(forbidden.to_string());
             }
             if let Some(rustls::Error::InvalidCertificate(reason)) = deepest.downcast_ref() {
-                return Self::Untrusted(excerpt(&reason.to_string(), LONGEST_WORDS));
+                return Self::Untrusted(words(&reason.to_string()));
             }
             of_name |= deepest.is::<reach::NoAddress>();
             // io::Error passes over the error that it holds.
@@ -381,7 +384,7 @@ impl Cause {
         let of_system =
             deepest.downcast_ref::<io::Error>().filter(|it| it.raw_os_error().is_some());
         let says = of_system.map_or_else(|| deepest.to_string(), |it| it.kind().to_string());
-        let says = excerpt(&says, LONGEST_WORDS);
+        let says = words(&says);
         if of_name { Self::Name(says) } else { Self::Other(says) }
     }
 }

@@ -1,11 +1,13 @@
 //! Whether the driver lives and whether it is ready, for probes.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+
+use crate::sync::lock;
 
 /// Everything that stands between the driver and readiness. Cheap to clone.
 ///
@@ -37,7 +39,7 @@ impl Readiness {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<(u64, String)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

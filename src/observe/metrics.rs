@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 use prometheus_client::collector::Collector;
@@ -22,6 +22,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::clock::Timestamp;
 use crate::renew::{Outcome, Phase, Report, VolumeStatus};
 use crate::spec::volume::{IssuerRef, PodRef};
+use crate::sync::lock;
 
 /// A registry with all metrics, to be printed, and the counters in it, to be counted up.
 pub fn registry(volumes: VolumesFn, started: Timestamp) -> (Arc<Registry>, Metrics) {
@@ -111,7 +112,7 @@ impl Metrics {
     /// issuers beyond [`MOST_ISSUERS`] are counted together.
     fn labels(&self, issuer: &IssuerRef, pod: &PodRef) -> IssuerLabels {
         let labels = IssuerLabels::new(issuer, pod);
-        let mut known = self.issuers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.issuers);
         if known.contains(&labels) {
             labels
         } else if known.len() < MOST_ISSUERS {

@@ -14,10 +14,9 @@ mod task;
 mod trust;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +30,7 @@ use crate::issuer::{Entry, IssueErrorKind, Issuers};
 use crate::spec::policy::PolicyDenied;
 use crate::spec::request::{NodeContext, PublishRequest};
 use crate::spec::volume::{IssuerRef, PodRef, TargetPath, VolumeId};
+use crate::sync::{can_block_in_place, lock};
 use crate::volume::{Found, Record, Volume, VolumeIoError, Volumes};
 use crate::x509::Certificate;
 
@@ -367,13 +367,13 @@ impl Publication {
             Ok(progress) => progress.publishable()?,
             Err(_) => return Err(task::ended()),
         }
-        self.target.lock().unwrap_or_else(PoisonError::into_inner).mount()
+        lock(&self.target).mount()
     }
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.slots)
     }
 
     /// The other volumes that a volume with `request` may share with, and what is in them.
@@ -492,7 +492,7 @@ impl Slots {
 /// Runs system calls and long computations where they hold up nobody else.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     // The other tasks move to another thread, which is faster than moving the work there and back.
-    if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
+    if can_block_in_place() {
         return tokio::task::block_in_place(work);
     }
     finished(tokio::task::spawn_blocking(work)).await

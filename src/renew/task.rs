@@ -12,7 +12,7 @@ mod life;
 mod sharing;
 mod slow_keys;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -30,6 +30,7 @@ use crate::error::with_causes;
 use crate::issuer::IssueErrorKind;
 use crate::spec::request::{CertificateSpec, PublishRequest};
 use crate::spec::volume::TargetPath;
+use crate::sync::lock;
 use crate::volume::{Record, Volume};
 use crate::x509::{Bundle, Certificate};
 
@@ -317,8 +318,4 @@ async fn abandoned(target: &SharedTarget) {
         }
         tokio::time::sleep_until(deadline.max(Instant::now() + ABANDONED_AFTER / 10)).await;
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

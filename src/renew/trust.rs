@@ -6,11 +6,12 @@
 //! other nodes are replaced within the same spread window.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::schedule::LONGEST_SETTLING;
 use crate::clock::Timestamp;
+use crate::sync::lock;
 use crate::x509::{Certificate, MOST_TRUST_ANCHORS};
 
 /// Which anchors the leaves of this node chain to.
@@ -79,7 +80,7 @@ impl Ledger {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Fingerprint, Need>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

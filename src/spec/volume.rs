@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 /// A CSI volume id: safe as one file name, so it can never leave the data root.
@@ -60,14 +61,7 @@ impl VolumeId {
         let mut hash = digest::Context::new(&digest::SHA256);
         hash.update(pod_uid.as_bytes());
         hash.update(volume_name.as_bytes());
-        let mut id = String::with_capacity(4 + 2 * digest::SHA256_OUTPUT_LEN);
-        id.push_str("csi-");
-        for byte in hash.finish().as_ref() {
-            for nibble in [byte >> 4, byte & 0xf] {
-                id.push(char::from_digit(nibble.into(), 16).expect("a nibble is below 16"));
-            }
-        }
-        Self(id.into())
+        Self(format!("csi-{}", HEXLOWER.encode(hash.finish().as_ref())).into())
     }
 
     /// The id as it came.

@@ -8,13 +8,15 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use nix::fcntl::Flock;
 use zeroize::Zeroizing;
 
 use super::directory::Directory;
 use super::{Result, VolumeIoError, Volumes, mount};
+
+use crate::sync::lock;
 
 /// Files of the node by name. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -41,7 +43,7 @@ impl NodeState {
     ///
     /// When it is there but cannot be read.
     pub fn load(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>> {
-        let directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
+        let directory = lock(&self.directory);
         match is_mounted(&directory)? {
             true => Directory::open(&directory)?.read(OsStr::new(name)),
             false => Ok(None),
@@ -54,7 +56,7 @@ impl NodeState {
     ///
     /// What was there stays.
     pub fn store(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
+        let directory = lock(&self.directory);
         if !is_mounted(&directory)? {
             DirBuilder::new()
                 .recursive(true)

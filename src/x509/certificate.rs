@@ -1,11 +1,12 @@
 //! Certificates as a CA returned them: parsed once, then only read.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock, OnceLock};
 
 use aws_lc_rs::digest;
+use data_encoding::HEXLOWER;
 use der::asn1::{AnyRef, BitStringRef};
 use der::oid::ObjectIdentifier;
 use der::{Decode as _, Reader as _, SliceReader};
@@ -98,7 +99,7 @@ impl Certificate {
     /// Lower-case hex, without separators or leading zero byte.
     pub fn serial_number(&self) -> String {
         let bytes = self.serial_number_bytes();
-        hex(match bytes {
+        HEXLOWER.encode(match bytes {
             [0, rest @ ..] if !rest.is_empty() => rest,
             _ => bytes,
         })
@@ -443,7 +444,7 @@ fn sort_names(names: &[ParsedName<'_>]) -> (Vec<GeneralName>, Vec<String>) {
             ParsedName::URI(name) => known.push(GeneralName::Uri((*name).to_owned())),
             ParsedName::IPAddress(bytes) => match ip_address(bytes) {
                 Some(ip) => known.push(GeneralName::Ip(ip)),
-                None => other.push(format!("other:ip {}", hex(bytes))),
+                None => other.push(format!("other:ip {}", HEXLOWER.encode(bytes))),
             },
             ParsedName::OtherName(oid, _) => other.push(format!("other:{oid}")),
             ParsedName::DirectoryName(name) => {
@@ -468,15 +469,8 @@ fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
 fn name_text(der: &[u8]) -> String {
     match DistinguishedName::from_der(der) {
         Ok(name) => name.to_string(),
-        Err(_) => format!("#{}", hex(der)),
+        Err(_) => format!("#{}", HEXLOWER.encode(der)),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a String takes all that is written");
-        text
-    })
 }
 
 fn unreadable(reason: &str) -> CertificateError {

@@ -42,7 +42,8 @@ pub(super) fn template(dns_names: &[&str]) -> Template {
     }
 }
 
-pub(super) fn ca_template(subject: &str) -> Template {
+/// A CA of any path length.
+pub(crate) fn ca_template(subject: &str) -> Template {
     Template {
         subject: DistinguishedName::from_rfc4514(subject).unwrap(),
         subject_alt_names: Vec::new(),

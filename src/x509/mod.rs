@@ -9,7 +9,7 @@ mod certificate;
 mod chain;
 mod extension;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod jose;
 mod key;
 mod keystore;

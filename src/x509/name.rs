@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
+use data_encoding::HEXLOWER;
 use der::asn1::{Any, Ia5String};
 use der::oid::ObjectIdentifier;
 use der::{Decode as _, Encode as _, Tag, Tagged as _};
@@ -467,7 +468,7 @@ fn text_of(value: &Any) -> Option<&str> {
 
 fn hex_of(value: &Any) -> String {
     let der = value.to_der().expect("a value of checked length encodes");
-    der.iter().fold("#".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+    format!("#{}", HEXLOWER.encode(&der))
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

@@ -7,9 +7,12 @@ pub mod https;
 pub mod named;
 mod namespace;
 mod plugin;
+mod template;
 pub mod volume;
 
 #[allow(unused_imports, reason = "no test file uses all of it")]
 pub use namespace::{namespaced, namespaced_async};
 #[allow(unused_imports, reason = "no test file uses all of it")]
 pub use plugin::Plugin;
+#[allow(unused_imports, reason = "no test file uses all of it")]
+pub use template::ca_template;

@@ -26,6 +26,8 @@ use tokio_util::task::AbortOnDropHandle;
 use x509_parser::extensions::{GeneralName as ParsedName, ParsedExtension};
 use x509_parser::prelude::{FromDer as _, X509CertificationRequest};
 
+use crate::common::ca_template;
+
 /// The server, which stops when it is dropped.
 pub struct Server {
     address: SocketAddr,
@@ -163,7 +165,8 @@ fn tls() -> (Certificate, TlsAcceptor) {
     let template = Template {
         subject_alt_names: vec![GeneralName::ip("127.0.0.1").unwrap()],
         usages: KeyUsages::parse(["digital signature", "server auth"]).unwrap(),
-        ..ca_template("server", BasicConstraints::EndEntity)
+        basic_constraints: BasicConstraints::EndEntity,
+        ..ca_template("CN=server", None)
     };
     let day = Duration::from_secs(86_400);
     let leaf = sign(&authority, &template, key.public_key_info(), day);
@@ -189,7 +192,7 @@ impl Ca {
     pub fn new() -> Self {
         let root = root("root");
         let key = Arc::new(PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap());
-        let template = ca_template("issuing", BasicConstraints::Ca { path_len: Some(0) });
+        let template = ca_template("CN=issuing", Some(0));
         let day = Duration::from_secs(86_400);
         let certificate = sign(&root, &template, key.public_key_info(), day);
         let intermediate =
@@ -233,7 +236,8 @@ impl Ca {
         let subject = request.certification_request_info.subject.to_string();
         let template = Template {
             subject: DistinguishedName::from_rfc4514(&subject).unwrap(),
-            ..ca_template("another", BasicConstraints::EndEntity)
+            basic_constraints: BasicConstraints::EndEntity,
+            ..ca_template("CN=another", None)
         };
         let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap();
         let day = Duration::from_secs(86_400);
@@ -247,20 +251,10 @@ impl Ca {
 
 fn root(name: &str) -> CertificateAuthority {
     let key = Arc::new(PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap());
-    let template = ca_template(name, BasicConstraints::Ca { path_len: None });
+    let template = ca_template(&format!("CN={name}"), None);
     let validity = lasting(Duration::from_secs(2 * 86_400));
     let certificate = self_sign(&template, &key, validity, &AuthorityInformation::default());
     CertificateAuthority::new(vec![certificate.unwrap()], Vec::new(), key).unwrap()
-}
-
-fn ca_template(name: &str, basic_constraints: BasicConstraints) -> Template {
-    Template {
-        subject: DistinguishedName::from_rfc4514(&format!("CN={name}")).unwrap(),
-        subject_alt_names: Vec::new(),
-        usages: KeyUsages::default(),
-        basic_constraints,
-        name_constraints: NameConstraints::default(),
-    }
 }
 
 fn sign(

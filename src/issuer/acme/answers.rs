@@ -8,13 +8,14 @@
 //! TLS-ALPN-01 says no token, so it is answered by the node that asked for the order.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustls::sign::CertifiedKey;
 use tokio::sync::OwnedMutexGuard;
 
 use super::pauses::Pauses;
 use crate::spec::object::acme::Selector;
+use crate::sync::lock;
 
 /// What all ACME issuers of a process share. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -135,7 +136,7 @@ impl AcmeAnswers {
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -1,6 +1,6 @@
 //! One ACME server: its directory, nonces, and what it refuses (RFC 8555 §6).
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use hyper::header::{HeaderName, LINK, LOCATION};
@@ -13,6 +13,7 @@ use super::jws::{AccountKey, Signer};
 use super::protocol::{Directory, Problem};
 use crate::issuer::web::{Answer, Web};
 use crate::issuer::{IssueError, IssueErrorKind};
+use crate::sync::lock;
 
 /// A connection to one server, shared by all that ask it.
 #[derive(Debug)]
@@ -134,7 +135,7 @@ impl Client {
     }
 
     fn nonces(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
-        self.nonces.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.nonces)
     }
 }
 

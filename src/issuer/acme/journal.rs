@@ -3,11 +3,12 @@
 //! away the others.
 
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use url::Url;
 
 use crate::issuer::{HandleStore, TxtRecord};
+use crate::sync::lock;
 
 /// The journal of one volume.
 #[derive(Debug)]
@@ -73,27 +74,14 @@ impl<'a> Journal<'a> {
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
         // A panic between two assignments leaves nothing half done.
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.kept)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Debug, Default)]
-    struct Store(Mutex<Option<String>>);
-
-    impl HandleStore for Store {
-        fn load(&self) -> Option<String> {
-            self.0.lock().unwrap().clone()
-        }
-
-        fn save(&self, handle: &str) -> io::Result<()> {
-            *self.0.lock().unwrap() = Some(handle.to_owned());
-            Ok(())
-        }
-    }
+    use crate::issuer::HandleInMemory;
 
     fn record(value: &str) -> TxtRecord {
         TxtRecord {
@@ -106,7 +94,7 @@ mod tests {
 
     #[test]
     fn what_is_written_reads_back() {
-        let store = Store::default();
+        let store = HandleInMemory::default();
         let journal = Journal::load(&store);
         assert_eq!((journal.order(), journal.records()), (None, Vec::new()));
         journal.add(&record("early")).unwrap();
@@ -126,7 +114,8 @@ mod tests {
     #[test]
     fn rubbish_is_passed_over() {
         for text in ["", "\n", "no url\n{}", "https://ca.example/1\n{\"a\": 1}\nx"] {
-            let store = Store(Mutex::new(Some(text.to_owned())));
+            let store = HandleInMemory::default();
+            store.save(text).unwrap();
             assert!(Journal::load(&store).records().is_empty(), "{text}");
         }
     }

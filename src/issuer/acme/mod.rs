@@ -38,8 +38,8 @@ use self::pauses::Pauses;
 use super::web::{Reach, Web, WebOptions};
 use super::{BuildError, Dns01, IssueError, Issuer, Materials, Order, RenewalAdvice, Surroundings};
 use crate::clock::Clock;
+use crate::spec::object::IssuerObject;
 use crate::spec::object::acme::{AcmeSpec, Sharing, SolverMethod};
-use crate::spec::object::{CaBundle, IssuerObject};
 use crate::x509::{Certificate, Issued};
 
 /// Has certificates signed by an ACME server.
@@ -76,11 +76,7 @@ impl Acme {
         let namespace = object.namespace.as_deref();
         let options = WebOptions {
             reach: Reach::of_namespace(namespace),
-            ca_bundle: match &spec.ca_bundle {
-                Some(CaBundle::Inline(pem)) => Some(pem.clone()),
-                Some(CaBundle::Secret(secret)) => Some(materials.value(secret, "ca.crt")?.to_vec()),
-                None => None,
-            },
+            ca_bundle: materials.ca_bundle(spec.ca_bundle.as_ref())?,
             ..WebOptions::default()
         };
         let web = Web::new(options, surroundings.clock.clone())?;

@@ -16,7 +16,7 @@ use super::jws::base64;
 use super::poll::Poll;
 use super::protocol::{Identifier, OrderObject, OrderStatus};
 use super::renewal;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, between};
 use crate::issuer::web::Answer;
 use crate::issuer::{Dns01, IssueError, IssueErrorKind, Order, Published, TxtRecord};
 use crate::spec::object::acme::AcmeSpec;
@@ -255,12 +255,9 @@ impl<'a> Attempt<'a> {
     }
 
     fn is_worth_taking(&self, chain: &[Certificate]) -> bool {
-        let ours = self.order.key.public_key_info();
-        let leaf = chain.iter().find(|certificate| certificate.public_key_info() == ours);
-        let since = |from: Timestamp| {
-            std::time::Duration::try_from(self.clock.now().duration_since(from)).unwrap_or_default()
-        };
-        leaf.is_some_and(|leaf| since(leaf.validity().not_before) < TAKE_AGAIN)
+        self.order
+            .leaf_in(chain)
+            .is_some_and(|leaf| between(leaf.validity().not_before, self.clock.now()) < TAKE_AGAIN)
     }
 }
 

@@ -4,7 +4,7 @@
 //! order: a limit of certificates for one set of names lasts for days, and must not stop others.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::client::Refusal;
 use super::protocol::Identifier;
 use crate::issuer::{IssueError, IssueErrorKind};
+use crate::sync::lock;
 
 /// The pauses that one server asked for.
 #[derive(Debug, Default)]
@@ -72,7 +73,7 @@ impl Pauses {
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

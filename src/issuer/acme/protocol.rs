@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::clock::Timestamp;
-use crate::error::excerpt;
+use crate::issuer::web::words;
 
 /// Where the server's services are (§7.1.1).
 #[derive(Clone, Debug, Deserialize)]
@@ -138,7 +138,6 @@ pub(super) struct Problem {
 }
 
 const ERROR_PREFIX: &str = "urn:ietf:params:acme:error:";
-const LONGEST_DETAIL: usize = 256;
 
 impl Problem {
     /// Its type without the prefix that all of ACME's have.
@@ -162,6 +161,6 @@ impl fmt::Display for Problem {
             let name = sub.identifier.as_ref().map_or("", |identifier| &identifier.value);
             text = format!("{text}; {name}: {}", sub.detail);
         }
-        f.write_str(&excerpt(&text, LONGEST_DETAIL))
+        f.write_str(&words(&text))
     }
 }

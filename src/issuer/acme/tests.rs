@@ -1,7 +1,5 @@
 mod fake;
 
-use std::collections::BTreeMap;
-use std::sync::Mutex as StdMutex;
 use std::time::Duration;
 
 use serde_json::json;
@@ -9,15 +7,17 @@ use serde_json::json;
 use self::fake::{Answer, FakeServer, html, problem};
 use super::*;
 use crate::clock::Timestamp;
-use crate::issuer::{HandleStore, IssueErrorKind, IssuerSet, Issuers, Requester, Warnings, build};
+use crate::issuer::HandleInMemory;
+use crate::issuer::fixture::Asking;
+use crate::issuer::{IssueErrorKind, Requester, build};
+use crate::spec::fixture;
 use crate::spec::object::{self, Object};
 use crate::spec::request::CertificateSpec;
-use crate::spec::tokens::PodTokens;
-use crate::spec::volume::{IssuerRef, PodRef, VolumeId};
+use crate::spec::volume::VolumeId;
+use crate::x509::fixture::ca_template;
 use crate::x509::{
-    AuthorityInformation, BasicConstraints, Bundle, CertificateAuthority, CertificationRequest,
-    DistinguishedName, GeneralName, KeyAlgorithm, KeyUsages, NameConstraints, PrivateKey, Template,
-    Validity, chain_to_pem, self_sign,
+    AuthorityInformation, Bundle, CertificateAuthority, DistinguishedName, GeneralName,
+    KeyAlgorithm, PrivateKey, Validity, chain_to_pem, self_sign,
 };
 
 fn now() -> Timestamp {
@@ -37,22 +37,8 @@ struct Volume {
     id: VolumeId,
     key: Arc<PrivateKey>,
     spec: CertificateSpec,
-    handle: Handle,
+    handle: HandleInMemory,
     previous: Option<Certificate>,
-}
-
-#[derive(Debug, Default)]
-struct Handle(StdMutex<Option<String>>);
-
-impl HandleStore for Handle {
-    fn load(&self) -> Option<String> {
-        self.0.lock().unwrap().clone()
-    }
-
-    fn save(&self, handle: &str) -> std::io::Result<()> {
-        *self.0.lock().unwrap() = Some(handle.to_owned());
-        Ok(())
-    }
 }
 
 impl World {
@@ -99,53 +85,28 @@ fn issuer(server: &FakeServer, fields: &str, surroundings: &Surroundings) -> Arc
 
 impl Volume {
     fn new(uid: &str) -> Self {
-        let template = Template {
-            subject: DistinguishedName::default(),
-            subject_alt_names: vec![GeneralName::dns("web.example").unwrap()],
-            usages: KeyUsages::default(),
-            basic_constraints: BasicConstraints::EndEntity,
-            name_constraints: NameConstraints::default(),
-        };
-        let issuer = IssuerRef {
-            group: "certmount.dev".to_owned(),
-            kind: "ClusterIssuer".to_owned(),
-            name: "acme".to_owned(),
-        };
+        let mut spec = fixture::spec(86_400);
+        spec.issuer = fixture::cluster_issuer("acme");
+        spec.template.subject_alt_names = vec![GeneralName::dns("web.example").unwrap()];
         Self {
             id: VolumeId::of_inline_volume(uid, "tls"),
             key: Arc::new(PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap()),
-            spec: CertificateSpec {
-                issuer,
-                template,
-                duration: Duration::from_secs(86_400),
-                key_algorithm: KeyAlgorithm::EcdsaP256,
-                renew_before: None,
-                reuse_private_key: false,
-            },
-            handle: Handle::default(),
+            spec,
+            handle: HandleInMemory::default(),
             previous: None,
         }
     }
 
     async fn attempt(&self, issuer: &dyn Issuer) -> Result<Issued, IssueError> {
-        let request = CertificationRequest::new(&self.spec.template, &self.key).unwrap();
-        let pod = PodRef {
-            namespace: "web".to_owned(),
-            name: "web-0".to_owned(),
-            uid: "uid".to_owned(),
-            service_account: "default".to_owned(),
-        };
+        let asking = Asking::new(&self.spec, Arc::clone(&self.key));
         let order = Order {
-            requester: Requester::Volume { id: &self.id, pod: &pod },
-            spec: &self.spec,
-            request: &request,
-            annotations: &BTreeMap::new(),
-            key: &self.key,
-            tokens: &PodTokens::default(),
-            warnings: &Warnings::default(),
+            requester: Requester::Volume {
+                id: &self.id,
+                pod: &fixture::pod("web", "web-0", "default"),
+            },
             previous: self.previous.as_ref(),
             handle: &self.handle,
-            issuers: &Issuers::channel(IssuerSet::default()).1,
+            ..asking.order()
         };
         issuer.issue(order).await
     }
@@ -158,13 +119,7 @@ impl Volume {
         };
         let information = AuthorityInformation::default();
         let key = || Arc::new(PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap());
-        let ca = |name: &str| Template {
-            subject: DistinguishedName::from_rfc4514(&format!("CN={name}")).unwrap(),
-            subject_alt_names: Vec::new(),
-            usages: KeyUsages::default(),
-            basic_constraints: BasicConstraints::Ca { path_len: None },
-            name_constraints: NameConstraints::default(),
-        };
+        let ca = |name: &str| ca_template(&format!("CN={name}"));
         let root_key = key();
         let root = self_sign(&ca(root), &root_key, validity, &information).unwrap();
         let root = CertificateAuthority::new(vec![root], Vec::new(), root_key).unwrap();
@@ -379,13 +334,13 @@ async fn a_renewal_says_what_it_replaces_unless_that_was_replaced() {
     assert_eq!(advice.window, Some(window));
     assert_eq!(advice.ask_again, Duration::from_secs(6 * 3600));
 
-    world.volume.handle = Handle::default();
+    world.volume.handle = HandleInMemory::default();
     world.volume.previous = Some(leaf.clone());
     world.attempt().await.unwrap();
     let replaced = renewal::identifier(&leaf).unwrap();
     assert_eq!(world.server.payloads("/order")[1]["replaces"], json!(replaced));
 
-    world.volume.handle = Handle::default();
+    world.volume.handle = HandleInMemory::default();
     world.server.answer("/order", problem(409, "alreadyReplaced", "it was replaced"));
     world.attempt().await.unwrap();
     let orders = world.server.payloads("/order");

@@ -2,19 +2,15 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::error::with_causes;
-use crate::issuer::{
-    BuildError, HandleStore, IssuerSet, Issuers, Materials, Requester, SelfSigned, Surroundings,
-    Warnings, build,
-};
-use crate::spec::fixture::{pod, spec};
+use crate::issuer::fixture::Asking;
+use crate::issuer::{BuildError, Materials, SelfSigned, Surroundings, build};
+use crate::spec::fixture::spec;
 use crate::spec::object::{self, IssuerObject, Object};
 use crate::spec::request::CertificateSpec;
-use crate::spec::tokens::PodTokens;
-use crate::spec::volume::VolumeId;
+use crate::x509::fixture::ca_template;
 use crate::x509::{
-    BasicConstraints, Bundle, CertificationRequest, DistinguishedName, ExtendedKeyUsage,
-    GeneralName, KeyAlgorithm, KeyUsage, KeyUsages, NameConstraints, Template, chain_to_pem,
-    self_sign,
+    BasicConstraints, Bundle, ExtendedKeyUsage, GeneralName, KeyAlgorithm, KeyUsage, KeyUsages,
+    chain_to_pem, self_sign,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -34,21 +30,9 @@ fn lasting(left: Duration) -> Validity {
     Validity { not_before: now() - DAY, not_after: now() + left }
 }
 
-fn ca_template(name: &str) -> Template {
-    let mut subject = DistinguishedName::default();
-    subject.push("CN", name).unwrap();
-    Template {
-        subject,
-        subject_alt_names: Vec::new(),
-        usages: KeyUsages::default(),
-        basic_constraints: BasicConstraints::Ca { path_len: None },
-        name_constraints: NameConstraints::default(),
-    }
-}
-
 fn root(validity: Validity) -> (Certificate, Arc<PrivateKey>) {
     let key = Arc::new(PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap());
-    let template = ca_template("root");
+    let template = ca_template("CN=root");
     let certificate = self_sign(&template, &key, validity, &AuthorityInformation::default());
     (certificate.unwrap(), key)
 }
@@ -63,7 +47,7 @@ fn intermediate_authority(above: Validity, own: Validity) -> CertificateAuthorit
     let key = Arc::new(PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap());
     let certificate = parent
         .sign(
-            &ca_template("intermediate"),
+            &ca_template("CN=intermediate"),
             key.public_key_info(),
             own,
             &AuthorityInformation::default(),
@@ -83,39 +67,11 @@ fn asking_for(duration: Duration) -> CertificateSpec {
     spec
 }
 
-#[derive(Debug)]
-struct NoHandle;
-
-impl HandleStore for NoHandle {
-    fn load(&self) -> Option<String> {
-        None
-    }
-
-    fn save(&self, _handle: &str) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Orders `spec` and checks the answer as a volume does.
 async fn order(issuer: &dyn Issuer, spec: &CertificateSpec) -> Result<Bundle, IssueError> {
-    let key = Arc::new(PrivateKey::generate(spec.key_algorithm).unwrap());
-    let request = CertificationRequest::new(&spec.template, &key).unwrap();
-    let volume = VolumeId::of_inline_volume("uid", "tls");
-    let pod = pod("web", "web-0", "default");
-    let order = Order {
-        requester: Requester::Volume { id: &volume, pod: &pod },
-        spec,
-        request: &request,
-        annotations: &BTreeMap::new(),
-        key: &key,
-        tokens: &PodTokens::default(),
-        warnings: &Warnings::default(),
-        previous: None,
-        handle: &NoHandle,
-        issuers: &Issuers::channel(IssuerSet::default()).1,
-    };
-    let issued = issuer.issue(order).await?;
-    Ok(Bundle::new(key, issued, &spec.template, spec.duration, now()).unwrap())
+    let asking = Asking::for_new_key(spec);
+    let issued = issuer.issue(asking.order()).await?;
+    Ok(Bundle::new(asking.key, issued, &spec.template, spec.duration, now()).unwrap())
 }
 
 #[tokio::test]

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::{digest, rand};
+use data_encoding::HEXLOWER;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use zeroize::Zeroizing;
@@ -14,8 +15,8 @@ use super::intermediate::Intermediate;
 use crate::clock::{Clock, Timestamp, between};
 use crate::error::with_causes;
 use crate::issuer::{
-    Entry, HandleStore, IssueError, IssueErrorKind, Issuer, IssuerKey, Issuers, Order, Requester,
-    Warnings, WeakIssuers,
+    Entry, HandleInMemory, IssueError, IssueErrorKind, Issuer, IssuerKey, Issuers, Order,
+    Requester, Warnings, WeakIssuers,
 };
 use crate::spec::object::{ChainedSpec, GROUP};
 use crate::spec::request::CertificateSpec;
@@ -61,11 +62,8 @@ struct Failure {
 struct Attempt {
     key: Arc<PrivateKey>,
     request: CertificationRequest,
-    handle: Handle,
+    handle: HandleInMemory,
 }
-
-#[derive(Debug, Default)]
-struct Handle(Mutex<Option<String>>);
 
 /// An order does not wait longer for an upstream that failed before: somebody shall be told.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -336,7 +334,7 @@ impl Keeper {
             IssueError::new(IssueErrorKind::Config, "the certification request cannot be made")
                 .caused_by(error)
         })?;
-        Ok(Attempt { key, request, handle: Handle::default() })
+        Ok(Attempt { key, request, handle: HandleInMemory::default() })
     }
 
     /// Doubles from a first wait up to a cap, cut by up to half at random, so that the nodes of a
@@ -397,17 +395,6 @@ impl Keeper {
     }
 }
 
-impl HandleStore for Handle {
-    fn load(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn save(&self, handle: &str) -> std::io::Result<()> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle.to_owned());
-        Ok(())
-    }
-}
-
 /// For people who look at a chain; what tells intermediates apart is their key identifier.
 pub(super) fn subject(issuer: &str, node: &str) -> DistinguishedName {
     /// RFC 5280's upper bound for common names.
@@ -434,7 +421,7 @@ fn same(before: &Option<Entry>, after: &Option<Entry>) -> bool {
 /// SHA-256 in hexadecimal.
 fn hash(text: &str) -> String {
     let hash = digest::digest(&digest::SHA256, text.as_bytes());
-    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(hash.as_ref())
 }
 
 /// A part of `span` by chance.

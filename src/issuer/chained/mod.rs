@@ -17,7 +17,7 @@ mod keeper;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use tokio_util::task::AbortOnDropHandle;
@@ -26,6 +26,7 @@ use self::keeper::Keeper;
 use super::{IssueError, IssueErrorKind, Issuer, IssuerKey, Order};
 use crate::clock::{Clock, Timestamp};
 use crate::spec::object::ChainedSpec;
+use crate::sync::lock;
 use crate::x509::{BasicConstraints, Issued};
 
 /// Signs with an intermediate CA of this node.
@@ -46,7 +47,7 @@ impl Chained {
 
     /// Starts the task, or starts it again where a bug has ended it.
     fn keep(&self, order: &Order<'_>) {
-        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut task = lock(&self.task);
         if task.as_ref().is_none_or(AbortOnDropHandle::is_finished) {
             let run = Arc::clone(&self.keeper).run(order.issuers.downgrade());
             *task = Some(AbortOnDropHandle::new(tokio::spawn(run)));

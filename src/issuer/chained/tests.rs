@@ -8,16 +8,15 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::error::with_causes;
-use crate::issuer::{Entry, HandleStore, IssuerSet, Issuers, Requester, StateStore, Warnings};
-use crate::spec::fixture::{pod, spec};
+use crate::issuer::fixture::Asking;
+use crate::issuer::{Entry, IssuerSet, Issuers, Requester, StateStore};
+use crate::spec::fixture::spec;
 use crate::spec::object::{self, IssuerMethod, IssuerObject, Object};
 use crate::spec::request::CertificateSpec;
-use crate::spec::tokens::PodTokens;
-use crate::spec::volume::VolumeId;
+use crate::x509::fixture::ca_template;
 use crate::x509::{
-    AuthorityInformation, Bundle, Certificate, CertificateAuthority, CertificationRequest,
-    DistinguishedName, GeneralName, KeyAlgorithm, KeyUsages, NameConstraints, PrivateKey, Template,
-    Validity, self_sign,
+    AuthorityInformation, Bundle, Certificate, CertificateAuthority, GeneralName, KeyAlgorithm,
+    NameConstraints, PrivateKey, Template, Validity, self_sign,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -55,18 +54,12 @@ enum Behaviour {
 impl Upstream {
     fn new(clock: &Clock) -> Arc<Self> {
         let key = Arc::new(PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap());
-        let template = Template {
-            subject: DistinguishedName::from_rfc4514("CN=root").unwrap(),
-            subject_alt_names: Vec::new(),
-            usages: KeyUsages::default(),
-            basic_constraints: BasicConstraints::Ca { path_len: None },
-            name_constraints: NameConstraints::default(),
-        };
         let now = clock.now();
         let validity = Validity { not_before: now - DAY, not_after: now + 3650 * DAY };
-        let root = self_sign(&template, &key, validity, &AuthorityInformation::default()).unwrap();
+        let root =
+            self_sign(&ca_template("CN=root"), &key, validity, &AuthorityInformation::default());
         Arc::new(Self {
-            root: CertificateAuthority::new(vec![root], Vec::new(), key).unwrap(),
+            root: CertificateAuthority::new(vec![root.unwrap()], Vec::new(), key).unwrap(),
             clock: clock.clone(),
             asked: AtomicUsize::new(0),
             behaviour: Mutex::new(Behaviour::Sign),
@@ -177,19 +170,6 @@ fn asking_for(name: &str) -> CertificateSpec {
     spec
 }
 
-#[derive(Debug)]
-struct NoHandle;
-
-impl HandleStore for NoHandle {
-    fn load(&self) -> Option<String> {
-        None
-    }
-
-    fn save(&self, _handle: &str) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Orders `spec` and checks the answer as a volume does.
 async fn order(
     issuer: &dyn Issuer,
@@ -197,23 +177,9 @@ async fn order(
     clock: &Clock,
     spec: &CertificateSpec,
 ) -> Result<Bundle, IssueError> {
-    let key = Arc::new(PrivateKey::generate(spec.key_algorithm).unwrap());
-    let request = CertificationRequest::new(&spec.template, &key).unwrap();
-    let pod = pod("shop", "web-0", "default");
-    let order = Order {
-        requester: Requester::Volume { id: &VolumeId::of_inline_volume("uid", "tls"), pod: &pod },
-        spec,
-        request: &request,
-        annotations: &BTreeMap::new(),
-        key: &key,
-        tokens: &PodTokens::default(),
-        warnings: &Warnings::default(),
-        previous: None,
-        handle: &NoHandle,
-        issuers,
-    };
-    let issued = issuer.issue(order).await?;
-    Ok(Bundle::new(key, issued, &spec.template, spec.duration, clock.now()).unwrap())
+    let asking = Asking::for_new_key(spec);
+    let issued = issuer.issue(Order { issuers, ..asking.order() }).await?;
+    Ok(Bundle::new(asking.key, issued, &spec.template, spec.duration, clock.now()).unwrap())
 }
 
 fn intermediate(bundle: &Bundle) -> &Certificate {

@@ -15,7 +15,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::{DnsProvider, TxtRecord};
-use crate::issuer::web::Web;
+use crate::issuer::web::{Web, place};
 use crate::issuer::{BuildError, IssueError, IssueErrorKind, Materials};
 use crate::spec::object::dns01::AcmeDnsSpec;
 
@@ -81,7 +81,7 @@ impl DnsProvider for AcmeDns {
                 "the acme-dns accounts in Secret {} have none for {}: register one at {} and add it",
                 self.secret,
                 record.host,
-                self.update.origin().ascii_serialization()
+                place(&self.update)
             );
             IssueError::new(IssueErrorKind::Config, message)
         })?;

@@ -12,7 +12,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::{DnsProvider, TTL, TxtRecord, upwards, word};
-use crate::issuer::web::{Answer, Request, Web};
+use crate::issuer::web::{Answer, Request, Web, words};
 use crate::issuer::{BuildError, IssueError, IssueErrorKind, Materials};
 use crate::spec::object::dns01::CloudflareSpec;
 
@@ -206,7 +206,7 @@ fn codes(faults: &[Fault]) -> impl Iterator<Item = u32> {
 fn said(faults: &[Fault]) -> String {
     let all = faults.iter().flat_map(|fault| [fault].into_iter().chain(&fault.error_chain));
     let all: Vec<_> = all.map(|fault| format!("{} ({})", fault.message, fault.code)).collect();
-    crate::error::excerpt(&all.join(", "), 256)
+    words(&all.join(", "))
 }
 
 /// An id that may become part of a path.

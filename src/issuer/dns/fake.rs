@@ -17,9 +17,9 @@ use crate::issuer::web::{Reach, Web, WebOptions};
 use crate::issuer::{IssueError, IssueErrorKind, Materials, Surroundings};
 use crate::kubernetes::Access;
 use crate::spec::object::{SecretKeyRef, SecretObject};
+use crate::x509::fixture::ca_template;
 use crate::x509::{
-    AuthorityInformation, BasicConstraints, DistinguishedName, KeyAlgorithm, KeyUsages,
-    NameConstraints, PrivateKey, Template, Validity, chain_to_pem, self_sign,
+    AuthorityInformation, KeyAlgorithm, PrivateKey, Validity, chain_to_pem, self_sign,
 };
 
 /// A server on loopback, while it is not dropped.
@@ -111,15 +111,9 @@ pub(super) fn surroundings(access: Option<Access>) -> Surroundings {
 /// system's.
 pub(super) fn web() -> Web {
     let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap();
-    let template = Template {
-        subject: DistinguishedName::from_rfc4514("CN=root").unwrap(),
-        subject_alt_names: Vec::new(),
-        usages: KeyUsages::default(),
-        basic_constraints: BasicConstraints::Ca { path_len: None },
-        name_constraints: NameConstraints::default(),
-    };
     let validity = Validity { not_before: now(), not_after: now() };
-    let root = self_sign(&template, &key, validity, &AuthorityInformation::default()).unwrap();
+    let root = self_sign(&ca_template("CN=root"), &key, validity, &AuthorityInformation::default())
+        .unwrap();
     let ca_bundle = Some(chain_to_pem([&root]).into_bytes());
     let options = WebOptions { reach: Reach::Anywhere, ca_bundle, ..WebOptions::default() };
     Web::new(options, Clock::from_fn(now)).unwrap()

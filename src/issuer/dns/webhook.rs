@@ -5,6 +5,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 use aws_lc_rs::rand;
+use data_encoding::HEXLOWER;
 use hyper::Request;
 use hyper::header::{ACCEPT, CONTENT_TYPE};
 use kube::Client;
@@ -12,7 +13,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{DnsProvider, TxtRecord};
-use crate::error::{excerpt, with_causes};
+use crate::error::with_causes;
+use crate::issuer::web::words;
 use crate::issuer::{BuildError, IssueError, IssueErrorKind, Surroundings};
 use crate::spec::object::dns01::WebhookSpec;
 
@@ -90,7 +92,7 @@ impl Webhook {
             Some(Response { success: true, .. }) => Ok(()),
             Some(Response { status, .. }) => {
                 let said = status.map(|status| status.message).unwrap_or_default();
-                let said = excerpt(&said, LONGEST_WORDS);
+                let said = words(&said);
                 Err(self.error(
                     IssueErrorKind::Unavailable,
                     format!("failed to {} {}: {said}", doing(action), record.name),
@@ -109,10 +111,10 @@ impl Webhook {
         let kube::Error::Api(status) = error else {
             let kind =
                 if let kube::Error::SerdeError(_) = error { BadResponse } else { Unavailable };
-            let said = excerpt(&with_causes(&error), LONGEST_WORDS);
+            let said = words(&with_causes(&error));
             return self.error(kind, format!("cannot be asked: {said}"));
         };
-        let said = excerpt(&status.message, LONGEST_WORDS);
+        let said = words(&status.message);
         match status.code {
             401 | 403 => self.error(
                 Config,
@@ -137,9 +139,6 @@ impl Webhook {
     }
 }
 
-/// How much of a webhook's own words people are shown.
-const LONGEST_WORDS: usize = 256;
-
 const PRESENT: &str = "Present";
 const CLEAN_UP: &str = "CleanUp";
 
@@ -153,7 +152,7 @@ fn unique_id() -> String {
     rand::fill(&mut bytes).expect("the system has randomness");
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = HEXLOWER.encode(&bytes);
     [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use aws_lc_rs::{digest, rand};
+use data_encoding::HEXLOWER;
 use kube::ResourceExt;
 
 use crate::issuer::{IssueError, IssueErrorKind, Order, Requester};
@@ -105,7 +106,7 @@ pub(super) fn node_label(node: &str) -> String {
 
 fn hash(text: &str) -> String {
     let hash = digest::digest(&digest::SHA256, text.as_bytes());
-    hash.as_ref()[..20].iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(&hash.as_ref()[..20])
 }
 
 /// `namespace/name`

@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -8,50 +7,35 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::*;
-use crate::issuer::{
-    HandleStore, IssueErrorKind, IssuerKey, IssuerSet, Issuers, Order, Requester, Warnings,
-};
+use crate::issuer::HandleInMemory;
+use crate::issuer::fixture::Asking;
+use crate::issuer::{HandleStore, IssueErrorKind, IssuerKey, Order, Requester};
 use crate::kubernetes::fake::FakeApi;
 use crate::spec::fixture;
 use crate::spec::request::CertificateSpec;
 use crate::spec::tokens::PodTokens;
 use crate::spec::volume::VolumeId;
 use crate::x509::{
-    BasicConstraints, CertificationRequest, DistinguishedName, ExtendedKeyUsage, GeneralName,
-    Issued, KeyAlgorithm, KeyUsages, NameConstraints, PrivateKey, Template, Validity, chain_to_pem,
-    self_sign,
+    BasicConstraints, DistinguishedName, ExtendedKeyUsage, GeneralName, Issued, KeyAlgorithm,
+    KeyUsages, NameConstraints, PrivateKey, Template, Validity, chain_to_pem, self_sign,
 };
 
 const REQUESTS: &str = "certificaterequests";
 
 /// One volume: what its task keeps while an order is under way.
 struct Volume {
-    key: PrivateKey,
-    handle: Handle,
+    key: Arc<PrivateKey>,
+    handle: HandleInMemory,
     issuer: IssuerRef,
     annotations: BTreeMap<String, String>,
     tokens: PodTokens,
 }
 
-#[derive(Debug, Default)]
-struct Handle(Mutex<Option<String>>);
-
-impl HandleStore for Handle {
-    fn load(&self) -> Option<String> {
-        self.0.lock().unwrap().clone()
-    }
-
-    fn save(&self, handle: &str) -> std::io::Result<()> {
-        *self.0.lock().unwrap() = Some(handle.to_owned());
-        Ok(())
-    }
-}
-
 impl Volume {
     fn new(group: &str, name: &str) -> Self {
         Self {
-            key: PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap(),
-            handle: Handle::default(),
+            key: Arc::new(PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap()),
+            handle: HandleInMemory::default(),
             issuer: IssuerRef {
                 group: group.to_owned(),
                 kind: "Issuer".to_owned(),
@@ -79,17 +63,13 @@ impl Volume {
             template: template(),
             ..fixture::spec(7200)
         };
+        let asking = Asking::new(&spec, Arc::clone(&self.key));
         let order = Order {
             requester,
-            request: &CertificationRequest::new(&spec.template, &self.key).unwrap(),
-            spec: &spec,
             annotations: &self.annotations,
-            key: &self.key,
             tokens: &self.tokens,
-            warnings: &Warnings::default(),
-            previous: None,
             handle: &self.handle,
-            issuers: &Issuers::channel(IssuerSet::default()).1,
+            ..asking.order()
         };
         issuers.issuer(&self.issuer).issue(order).await
     }
@@ -152,6 +132,16 @@ fn begin(
 ) -> tokio::task::JoinHandle<Result<Issued, IssueError>> {
     let (volume, issuers) = (Arc::clone(volume), Arc::clone(issuers));
     tokio::spawn(async move { volume.attempt(&issuers).await })
+}
+
+/// A volume whose request is made and watched, and the attempt that waits for a decision.
+async fn asked() -> (FakeApi, Arc<Volume>, tokio::task::JoinHandle<Result<Issued, IssueError>>) {
+    let api = FakeApi::default();
+    let volume = Arc::new(Volume::new("cert-manager.io", "ca"));
+    let attempt = begin(&volume, &issuers(&api));
+    until_called(&api, "WATCH certificaterequests", 1).await;
+    until_called(&api, "POST certificaterequests", 1).await;
+    (api, volume, attempt)
 }
 
 #[tokio::test(start_paused = true)]
@@ -316,28 +306,20 @@ async fn a_refusal_is_told_and_the_next_attempt_asks_anew() {
         ),
     ];
     for (conditions, kind, words) in table {
-        let api = FakeApi::default();
-        let issuers = issuers(&api);
-        let volume = Arc::new(Volume::new("cert-manager.io", "ca"));
-        let attempt = begin(&volume, &issuers);
-        until_called(&api, "POST certificaterequests", 1).await;
-        let asked = volume.handle.load();
+        let (api, volume, attempt) = asked().await;
+        let handle = volume.handle.load();
         api.change(REQUESTS, |request| request["status"] = json!({"conditions": conditions()}));
         let error = attempt.await.unwrap().unwrap_err();
         assert_eq!(error.kind, kind, "{}", error.message);
         assert!(error.message.contains(words), "{} does not say {words}", error.message);
-        assert_ne!(volume.handle.load(), asked);
+        assert_ne!(volume.handle.load(), handle);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_unreadable_answer_is_refused_and_asked_for_anew() {
-    let api = FakeApi::default();
-    let issuers = issuers(&api);
-    let volume = Arc::new(Volume::new("cert-manager.io", "ca"));
-    let attempt = begin(&volume, &issuers);
-    until_called(&api, "POST certificaterequests", 1).await;
-    let asked = volume.handle.load();
+    let (api, volume, attempt) = asked().await;
+    let handle = volume.handle.load();
     api.change(REQUESTS, |request| {
         request["status"] = json!({
             "conditions": [condition("Ready", "True", "Issued", "issued")],
@@ -346,18 +328,13 @@ async fn an_unreadable_answer_is_refused_and_asked_for_anew() {
     });
     let error = attempt.await.unwrap().unwrap_err();
     assert_eq!(error.kind, IssueErrorKind::BadResponse);
-    assert_ne!(volume.handle.load(), asked);
+    assert_ne!(volume.handle.load(), handle);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_deleted_request_is_noticed_also_while_the_watch_is_down() {
     for expired in [false, true] {
-        let api = FakeApi::default();
-        let issuers = issuers(&api);
-        let volume = Arc::new(Volume::new("cert-manager.io", "ca"));
-        let attempt = begin(&volume, &issuers);
-        until_called(&api, "WATCH certificaterequests", 1).await;
-        until_called(&api, "POST certificaterequests", 1).await;
+        let (api, volume, attempt) = asked().await;
         let name = volume.handle.load().unwrap();
         if expired {
             // What happens until the next watch has to be listed.
@@ -410,12 +387,7 @@ async fn older_requests_go_and_the_last_that_was_signed_stays() {
 
 #[tokio::test(start_paused = true)]
 async fn a_decision_that_could_not_be_heard_is_looked_for() {
-    let api = FakeApi::default();
-    let issuers = issuers(&api);
-    let volume = Arc::new(Volume::new("cert-manager.io", "ca"));
-    let attempt = begin(&volume, &issuers);
-    until_called(&api, "WATCH certificaterequests", 1).await;
-    until_called(&api, "POST certificaterequests", 1).await;
+    let (api, volume, attempt) = asked().await;
     api.refuse("LIST certificaterequests", 500, "not yet");
     api.refuse("WATCH certificaterequests", 500, "not yet");
     api.expire();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -22,6 +22,7 @@ use super::name::{NODE_LABEL, Name, VOLUME_LABEL};
 use crate::issuer::{IssueError, IssueErrorKind};
 use crate::kubernetes::{BearerClient, watch_reason};
 use crate::spec::tokens::PodToken;
+use crate::sync::lock;
 
 /// A kind of object by which the API server is asked for a certificate.
 pub(super) trait Request:
@@ -393,10 +394,6 @@ impl Board {
             format!("{} {name} was deleted before it was decided; another is made", K::kind(&()));
         awaited.progress.send_replace(Progress::Refused(IssueErrorKind::Unavailable, message));
     }
-}
-
-fn lock(board: &Mutex<Board>) -> MutexGuard<'_, Board> {
-    board.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<K> fmt::Debug for Tracker<K> {

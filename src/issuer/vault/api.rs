@@ -8,8 +8,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::session::Token;
-use crate::error::excerpt;
-use crate::issuer::web::{Answer, Web};
+use crate::issuer::web::{Answer, Web, place, words};
 use crate::issuer::{IssueError, IssueErrorKind};
 use crate::spec::object::ServerUrl;
 
@@ -90,7 +89,7 @@ impl Api {
 
     /// The server, for people.
     pub(super) fn place(&self) -> String {
-        self.server.url().origin().ascii_serialization()
+        place(self.server.url())
     }
 
     /// Posts `body` to `path`, which is without `/v1/`.
@@ -180,7 +179,7 @@ impl Api {
         }
         let said = match said.is_empty() {
             true => answer.status.canonical_reason().unwrap_or("nothing more").to_lowercase(),
-            false => excerpt(&said, 256),
+            false => words(&said),
         };
         Err(Refusal { status: Some(answer.status), said, error })
     }

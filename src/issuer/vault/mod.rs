@@ -20,11 +20,10 @@ use zeroize::Zeroizing;
 
 use self::api::{Api, Refusal};
 use self::session::{Credentials, Sessions};
-use super::web::{ClientIdentity, Reach, ServerName, Web, WebOptions};
+use super::web::{ClientIdentity, Reach, ServerName, Web, WebOptions, words};
 use super::{BuildError, IssueError, IssueErrorKind, Issuer, Materials, Order, Surroundings};
-use crate::error::excerpt;
 use crate::spec::object::{
-    CaBundle, IssuerObject, SecretKeyRef, TokenSource, VaultAuth, VaultPath, VaultSpec,
+    IssuerObject, SecretKeyRef, TokenSource, VaultAuth, VaultPath, VaultSpec,
 };
 use crate::x509::{
     BasicConstraints, GeneralName, Issued, KeyAlgorithm, NameSubtree, certificates_from_pem,
@@ -39,7 +38,6 @@ pub(super) struct Vault {
 
 /// No more than this of what a server says beside a certificate is passed on.
 const MOST_WARNINGS: usize = 4;
-const LONGEST_WARNING: usize = 256;
 
 impl Vault {
     /// The issuer that `object` with `spec` describes. Asks nothing of the server yet.
@@ -112,18 +110,11 @@ impl Vault {
                 }
             }
         };
-        let ca_bundle = match &spec.ca_bundle {
-            None => None,
-            Some(CaBundle::Inline(pem)) => Some(pem.clone()),
-            Some(CaBundle::Secret(reference)) => {
-                Some(materials.value(reference, "ca.crt")?.to_vec())
-            }
-        };
         let server = spec.server.url().clone();
         let web = Web::new(
             WebOptions {
                 reach: Reach::of_namespace(object.namespace.as_deref()),
-                ca_bundle,
+                ca_bundle: materials.ca_bundle(spec.ca_bundle.as_ref())?,
                 identity,
                 server_name: spec
                     .server_name
@@ -250,7 +241,7 @@ impl Issuer for Vault {
         let place = self.sessions.api().place();
         let warnings = warnings.unwrap_or_default();
         for warning in warnings.iter().filter(|it| is_news(it)).take(MOST_WARNINGS) {
-            order.warnings.add(format!("{place}: {}", excerpt(warning, LONGEST_WARNING)));
+            order.warnings.add(format!("{place}: {}", words(warning)));
         }
         let mut pem = vec![data.certificate];
         pem.extend(data.ca_chain.unwrap_or_default());

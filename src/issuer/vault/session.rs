@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::issuer::{IssueError, IssueErrorKind, Order, Requester};
 use crate::kubernetes::Access;
 use crate::spec::tokens::PodToken;
+use crate::sync::lock;
 
 /// What certmount logs in with.
 pub(super) enum Credentials {
@@ -250,7 +251,7 @@ impl Sessions {
     }
 
     fn session(&self, who: &Identity<'_>) -> Arc<Session> {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sessions = lock(&self.sessions);
         Arc::clone(sessions.entry(who.of_pod.clone()).or_default())
     }
 
@@ -402,7 +403,7 @@ async fn keep_alive(api: &Api, token: &Token, stop: &CancellationToken) {
             Ok(grant) => {
                 let before = token.lease().length;
                 let lease = Lease::of_seconds(grant.lease_duration);
-                *token.lease.lock().unwrap_or_else(PoisonError::into_inner) = lease;
+                *lock(&token.lease) = lease;
                 // It comes to the end of what it may live at all: another login serves better.
                 if token.ours && lease.length < before.map(|before| before / 3) {
                     return;
@@ -466,7 +467,7 @@ impl Token {
     }
 
     fn lease(&self) -> Lease {
-        *self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.lease)
     }
 }
 

@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,15 +11,16 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::clock::Clock;
-use crate::issuer::{HandleStore, IssuerKey, IssuerSet, Issuers, Requester, Warnings, build};
+use crate::issuer::fixture::Asking;
+use crate::issuer::{IssuerKey, Requester, build};
 use crate::spec::fixture;
 use crate::spec::object::{self, Object, SecretObject};
 use crate::spec::request::CertificateSpec;
 use crate::spec::tokens::PodTokens;
 use crate::spec::volume::VolumeId;
 use crate::x509::{
-    CertificationRequest, DistinguishedName, KeyUsages, NameConstraints, PrivateKey, Template,
-    Validity, chain_to_pem, self_sign,
+    DistinguishedName, KeyUsages, NameConstraints, PrivateKey, Template, Validity, chain_to_pem,
+    self_sign,
 };
 
 /// What the server was asked.
@@ -140,19 +140,6 @@ fn certificate() -> String {
     chain_to_pem([&self_sign(&template(), &key, validity, &Default::default()).unwrap()])
 }
 
-#[derive(Debug)]
-struct NoHandle;
-
-impl HandleStore for NoHandle {
-    fn load(&self) -> Option<String> {
-        None
-    }
-
-    fn save(&self, _: &str) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// In place of a service account: the node asks.
 const NODE: &str = "-";
 
@@ -163,9 +150,7 @@ async fn order(
     account: &str,
     tokens: &PodTokens,
 ) -> (Result<Issued, IssueError>, Vec<String>) {
-    let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap();
-    let spec = CertificateSpec { template, ..fixture::spec(3600) };
-    let warnings = Warnings::default();
+    let asking = Asking::for_new_key(&CertificateSpec { template, ..fixture::spec(3600) });
     let pod = fixture::pod("shop", "web-0", account);
     let id = VolumeId::of_inline_volume("uid-1", "tls");
     let key_of_issuer = IssuerKey {
@@ -178,20 +163,8 @@ async fn order(
         NODE => Requester::Node { name: "node-1", issuer: &key_of_issuer },
         _ => Requester::Volume { id: &id, pod: &pod },
     };
-    let order = Order {
-        requester,
-        request: &CertificationRequest::new(&spec.template, &key).unwrap(),
-        spec: &spec,
-        annotations: &BTreeMap::new(),
-        key: &key,
-        tokens,
-        warnings: &warnings,
-        previous: None,
-        handle: &NoHandle,
-        issuers: &Issuers::channel(IssuerSet::default()).1,
-    };
-    let issued = issuer.issue(order).await;
-    (issued, warnings.into_vec())
+    let issued = issuer.issue(Order { requester, tokens, ..asking.order() }).await;
+    (issued, asking.warnings.into_vec())
 }
 
 async fn issue(issuer: &dyn Issuer) -> Result<Issued, IssueError> {

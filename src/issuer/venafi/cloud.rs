@@ -11,9 +11,9 @@ use serde_json::Value;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::{Keep, Progress, Service, certificates, denied, requester_name, words};
+use super::{Keep, Progress, Service, certificates, denied, requester_name};
 use crate::clock::Timestamp;
-use crate::issuer::web::{Answer, Web};
+use crate::issuer::web::{Answer, Web, place, words};
 use crate::issuer::{IssueError, IssueErrorKind, Order};
 use crate::spec::object::ServerUrl;
 use crate::x509::KeyAlgorithm;
@@ -47,7 +47,7 @@ impl Cloud {
 
     /// The server, for people.
     fn place(&self) -> String {
-        self.base.url().origin().ascii_serialization()
+        place(self.base.url())
     }
 
     fn zone(&self) -> String {

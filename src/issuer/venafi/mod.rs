@@ -22,12 +22,11 @@ use tokio::time::{Instant, sleep};
 
 use self::cloud::Cloud;
 use self::tpp::{Login, Sdk, Tpp};
-use super::web::{Answer, Reach, Web, WebOptions};
+use super::web::{Answer, Reach, Web, WebOptions, words};
 use super::{
     BuildError, IssueError, IssueErrorKind, Issuer, Materials, Order, Requester, Surroundings,
 };
 use crate::clock::Timestamp;
-use crate::error::excerpt;
 use crate::spec::object::{CaBundle, IssuerObject, VenafiService, VenafiSpec};
 use crate::x509::{Certificate, Issued, Validity, certificates_from_pem};
 
@@ -98,11 +97,7 @@ impl Venafi {
     ) -> Result<Self, BuildError> {
         let clock = &surroundings.clock;
         let web = |ca_bundle: &Option<CaBundle>| {
-            let ca_bundle = match ca_bundle {
-                None => None,
-                Some(CaBundle::Inline(pem)) => Some(pem.clone()),
-                Some(CaBundle::Secret(it)) => Some(materials.value(it, "ca.crt")?.to_vec()),
-            };
+            let ca_bundle = materials.ca_bundle(ca_bundle.as_ref())?;
             let reach = Reach::of_namespace(object.namespace.as_deref());
             let options = WebOptions { reach, ca_bundle, ..WebOptions::default() };
             Ok::<_, BuildError>(Web::new(options, clock.clone())?)
@@ -166,7 +161,7 @@ impl Issuer for Venafi {
         let mut progress = match self.pickup_id(&order) {
             Some(id) => match self.0.retrieve(&id).await? {
                 // A request that never arrived leaves what was there before it.
-                Progress::Issued(chain) if !is_for(&order, &chain) => Progress::Unknown,
+                Progress::Issued(chain) if order.leaf_in(&chain).is_none() => Progress::Unknown,
                 progress => progress,
             },
             None => Progress::Unknown,
@@ -217,18 +212,9 @@ fn save(order: &Order<'_>, handle: &str) -> Result<(), IssueError> {
     })
 }
 
-fn is_for(order: &Order<'_>, chain: &[Certificate]) -> bool {
-    leaf(order, chain).is_some()
-}
-
-fn leaf<'a>(order: &Order<'_>, chain: &'a [Certificate]) -> Option<&'a Certificate> {
-    let key = order.key.public_key_info();
-    chain.iter().find(|certificate| certificate.public_key_info() == key)
-}
-
 /// What the owner should know of a life that is much shorter than was asked for.
 fn shortened(order: &Order<'_>, chain: &[Certificate]) -> Option<String> {
-    let Validity { not_before, not_after } = leaf(order, chain)?.validity();
+    let Validity { not_before, not_after } = order.leaf_in(chain)?.validity();
     let life = Duration::try_from(not_after.duration_since(not_before)).ok()?;
     let asked = order.spec.duration;
     (life < asked / 2).then(|| {
@@ -269,12 +255,6 @@ fn requester_name(order: &Order<'_>) -> (String, String) {
         Requester::Volume { pod, .. } => (pod.namespace.clone(), pod.name.clone()),
         Requester::Node { name, issuer } => (name.to_owned(), issuer.name.clone()),
     }
-}
-
-/// What a server wrote, for people.
-fn words(text: &str) -> String {
-    const LONGEST: usize = 256;
-    excerpt(text, LONGEST)
 }
 
 /// Something that the zone's policy does not allow; `what` goes on where the zone's name ends.

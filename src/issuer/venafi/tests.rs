@@ -2,14 +2,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::issuer::{HandleStore, IssuerKey, IssuerSet, Issuers, Warnings};
+use crate::issuer::HandleInMemory;
+use crate::issuer::fixture::Asking;
+use crate::issuer::{HandleStore, IssuerKey, Warnings};
+use crate::spec::fixture;
 use crate::spec::request::CertificateSpec;
-use crate::spec::tokens::PodTokens;
-use crate::spec::volume::{IssuerRef, PodRef, VolumeId};
-use crate::x509::{
-    BasicConstraints, CertificationRequest, DistinguishedName, GeneralName, KeyAlgorithm,
-    KeyUsages, NameConstraints, PrivateKey, Template, self_sign,
-};
+use crate::spec::volume::{PodRef, VolumeId};
+use crate::x509::{DistinguishedName, GeneralName, KeyAlgorithm, PrivateKey, self_sign};
 
 /// A service that has the answers of a test, in order.
 #[derive(Clone, Debug, Default)]
@@ -43,52 +42,23 @@ impl Service for Script {
     }
 }
 
-#[derive(Debug, Default)]
-struct Handle(Mutex<Option<String>>);
-
-impl HandleStore for Handle {
-    fn load(&self) -> Option<String> {
-        self.0.lock().unwrap().clone()
-    }
-
-    fn save(&self, handle: &str) -> std::io::Result<()> {
-        *self.0.lock().unwrap() = Some(handle.to_owned());
-        Ok(())
-    }
-}
-
 /// One volume: what its task keeps.
 pub(super) struct Volume {
     pub(super) id: VolumeId,
     pub(super) pod: PodRef,
     pub(super) spec: CertificateSpec,
     pub(super) annotations: BTreeMap<String, String>,
-    key: PrivateKey,
-    handle: Handle,
+    key: Arc<PrivateKey>,
+    handle: HandleInMemory,
     warnings: Warnings,
 }
 
 impl Volume {
     pub(super) fn new(pod: &str) -> Self {
-        let issuer = IssuerRef {
-            group: "certmount.dev".to_owned(),
-            kind: "ClusterIssuer".to_owned(),
-            name: "venafi".to_owned(),
-        };
-        let spec = CertificateSpec {
-            issuer,
-            template: Template {
-                subject: DistinguishedName::from_rfc4514("CN=web").unwrap(),
-                subject_alt_names: vec![GeneralName::dns("*.web.example").unwrap()],
-                usages: KeyUsages::default(),
-                basic_constraints: BasicConstraints::EndEntity,
-                name_constraints: NameConstraints::default(),
-            },
-            duration: Duration::from_secs(7200),
-            key_algorithm: KeyAlgorithm::EcdsaP256,
-            renew_before: None,
-            reuse_private_key: false,
-        };
+        let mut spec = fixture::spec(7200);
+        spec.issuer = fixture::cluster_issuer("venafi");
+        spec.template.subject = DistinguishedName::from_rfc4514("CN=web").unwrap();
+        spec.template.subject_alt_names = vec![GeneralName::dns("*.web.example").unwrap()];
         Self {
             id: VolumeId::of_inline_volume(pod, "tls"),
             pod: PodRef {
@@ -99,8 +69,8 @@ impl Volume {
             },
             spec,
             annotations: BTreeMap::new(),
-            key: PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap(),
-            handle: Handle::default(),
+            key: Arc::new(PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap()),
+            handle: HandleInMemory::default(),
             warnings: Warnings::default(),
         }
     }
@@ -116,17 +86,13 @@ impl Volume {
         requester: Requester<'_>,
         ask: impl FnOnce(Order<'_>) -> T,
     ) -> T {
+        let asking = Asking::new(&self.spec, Arc::clone(&self.key));
         ask(Order {
             requester,
-            request: &CertificationRequest::new(&self.spec.template, &self.key).unwrap(),
-            spec: &self.spec,
             annotations: &self.annotations,
-            key: &self.key,
-            tokens: &PodTokens::default(),
             warnings: &self.warnings,
-            previous: None,
             handle: &self.handle,
-            issuers: &Issuers::channel(IssuerSet::default()).1,
+            ..asking.order()
         })
     }
 

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use data_encoding::HEXLOWER;
 use hyper::StatusCode;
 use hyper::header::AUTHORIZATION;
 use serde::{Deserialize, Serialize};
@@ -21,9 +22,9 @@ use serde_json::Value;
 use self::policy::{Key, Policy};
 pub(super) use self::session::Login;
 use self::session::Session;
-use super::{Keep, Progress, Service, certificates, denied, requester_name, words};
+use super::{Keep, Progress, Service, certificates, denied, requester_name};
 use crate::clock::{Clock, Timestamp};
-use crate::issuer::web::{Answer, Web};
+use crate::issuer::web::{Answer, Web, place, words};
 use crate::issuer::{IssueError, IssueErrorKind, Order, Requester, later};
 use crate::spec::object::{CustomField, ServerUrl};
 
@@ -245,7 +246,7 @@ impl Sdk {
 
     /// The server, for people.
     fn place(&self) -> String {
-        self.base.url().origin().ascii_serialization()
+        place(self.base.url())
     }
 
     async fn get(&self, path: &str, token: &str) -> Result<Answer, IssueError> {
@@ -311,7 +312,7 @@ fn object_name(order: &Order<'_>) -> String {
         Requester::Node { .. } => order.key.public_key_info(),
     };
     let hash = digest::digest(&digest::SHA256, id);
-    let hash: String = hash.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = HEXLOWER.encode(&hash.as_ref()[..16]);
     let is_plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
     let name = format!("{first}.{second}");
     let name: String = name.chars().filter(is_plain).take(LONGEST).collect();

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use super::pause::LONGEST_PAUSE;
-use super::{IssueError, IssueErrorKind, LONGEST_WORDS, StatusCode};
+use super::{IssueError, IssueErrorKind, StatusCode, words};
 use crate::clock::Timestamp;
 use crate::error::excerpt;
 
@@ -72,7 +72,7 @@ impl Answer {
         let code = self.status.as_u16();
         let said = said.filter(|said| !said.trim().is_empty()).or(self.reason.as_deref());
         let said = said.or_else(|| self.status.canonical_reason()).unwrap_or("nothing more");
-        let said = excerpt(said, LONGEST_WORDS);
+        let said = words(said);
         let (kind, message) = match code {
             _ if self.is_rate_limit() => {
                 (RateLimited, format!("{place} asks to be left alone for a while: {said}"))
@@ -80,7 +80,7 @@ impl Answer {
             500..=599 => (Unavailable, format!("{place} fails with status {code}: {said}")),
             300..=399 => {
                 let to = self.header(&LOCATION).unwrap_or("another place");
-                let to = excerpt(to.split(['?', '#']).next().unwrap_or_default(), LONGEST_WORDS);
+                let to = words(to.split(['?', '#']).next().unwrap_or_default());
                 (
                     Config,
                     format!(

@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
+use crate::x509::fixture::ca_template;
 use crate::x509::{
     BasicConstraints, CertificateAuthority, DistinguishedName, GeneralName, KeyAlgorithm,
     KeyEncoding, KeyUsages, NameConstraints, PrivateKey, Template, Validity, chain_to_pem,
@@ -278,14 +279,8 @@ struct Authority {
 impl Authority {
     fn new() -> Self {
         let key = Arc::new(PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap());
-        let template = Template {
-            subject: DistinguishedName::from_rfc4514("CN=root").unwrap(),
-            subject_alt_names: Vec::new(),
-            usages: KeyUsages::default(),
-            basic_constraints: BasicConstraints::Ca { path_len: None },
-            name_constraints: NameConstraints::default(),
-        };
-        let root = self_sign(&template, &key, validity(), &Default::default()).unwrap();
+        let root =
+            self_sign(&ca_template("CN=root"), &key, validity(), &Default::default()).unwrap();
         let pem = chain_to_pem([&root]);
         Self { ca: CertificateAuthority::new(vec![root], Vec::new(), key).unwrap(), pem }
     }

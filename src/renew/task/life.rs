@@ -7,7 +7,7 @@ use futures_util::FutureExt as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Installed, Origin, Progress, SharedRequest, SharedTarget, abandoned, lock};
+use super::{Installed, Origin, Progress, SharedRequest, SharedTarget, abandoned};
 use crate::clock::{Timestamp, between};
 use crate::error::with_causes;
 use crate::issuer::{IssueError, IssueErrorKind, Issuer};
@@ -15,6 +15,7 @@ use crate::renew::backoff::{self, Stake};
 use crate::renew::schedule::Seed;
 use crate::renew::{NotReady, Outcome, Shared, Subject, blocking};
 use crate::spec::request::PublishRequest;
+use crate::sync::lock;
 use crate::volume::{Record, Volume, VolumeIoError};
 use crate::x509::Bundle;
 

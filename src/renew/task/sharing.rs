@@ -6,13 +6,14 @@
 //! that volume, at each renewal again.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::OwnedMutexGuard;
 
 use super::life::{Life, Stopped};
 use crate::renew::{blocking, schedule};
 use crate::spec::request::PublishRequest;
+use crate::sync::lock;
 use crate::x509::{Bundle, Certificate, Issued, PrivateKey};
 
 /// Whose turn it is to order, among those who ask for the same.
@@ -24,7 +25,7 @@ impl Sharing {
         let pod = &request.pod;
         let same = format!("{} {} {:?}", pod.namespace, pod.service_account, request.certificate);
         let turn = {
-            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut turns = lock(&self.0);
             turns.retain(|_, turn| Arc::strong_count(turn) > 1);
             Arc::clone(turns.entry(same).or_default())
         };

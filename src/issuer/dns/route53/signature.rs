@@ -1,6 +1,7 @@
 //! AWS Signature Version 4, with the headers that the services here need.
 
 use aws_lc_rs::{digest, hmac};
+use data_encoding::HEXLOWER;
 use hyper::Method;
 use hyper::header::{AUTHORIZATION, HeaderName};
 use url::{Position, Url};
@@ -74,7 +75,7 @@ impl Keys {
             .fold(Zeroizing::new(first.as_bytes().to_vec()), |key, part| {
                 Zeroizing::new(mac(&key, part).as_ref().to_vec())
             });
-        let signature = hex(mac(&key, &to_sign).as_ref());
+        let signature = HEXLOWER.encode(mac(&key, &to_sign).as_ref());
         let id = &self.id;
         let authorization = format!(
             "{ALGORITHM} Credential={id}/{scope}, SignedHeaders={names}, Signature={signature}"
@@ -110,11 +111,7 @@ fn mac(key: &[u8], text: &str) -> hmac::Tag {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    hex(digest::digest(&digest::SHA256, bytes).as_ref())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(digest::digest(&digest::SHA256, bytes).as_ref())
 }
 
 #[cfg(test)]
