@@ -191,9 +191,10 @@ fn probes_answer_while_kubelet_has_not_registered() {
         let path = registry.path().to_str().unwrap();
         let plugin = Plugin::with_arguments(&[SELF_SIGNED], &["--plugin-registration-dir", path]);
         assert_eq!(plugin.get("/healthz"), (200, "ok\n".to_owned()));
-        let (code, reasons) = plugin.get("/readyz");
-        assert_eq!(code, 503, "{reasons}");
-        assert_eq!(reasons, "not ready: kubelet has not registered the driver yet\n");
+        let reason = "not ready: kubelet has not registered the driver yet\n";
+        plugin.wait("kubelet is all that is missing", || {
+            plugin.get("/readyz") == (503, reason.to_owned())
+        });
 
         let plugin = Plugin::with_config(&[SELF_SIGNED]);
         plugin.wait("the driver is ready", || plugin.get("/readyz") == (200, "ok\n".to_owned()));
@@ -205,6 +206,7 @@ fn the_network_sees_metrics_and_health_only() {
     namespaced_async(|| async {
         let args = ["--metrics-addr", "127.0.0.1:0", "--log-format", "json"];
         let plugin = Plugin::with_arguments(&[SELF_SIGNED], &args);
+        plugin.wait("the driver is ready", || plugin.get("/readyz").0 == 200);
         let log = plugin.log();
         let address = log
             .lines()
