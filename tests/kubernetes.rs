@@ -1,5 +1,5 @@
 //! The driver with a real API server and cert-manager's real controller, and with no more rights
-//! than `kubernetes/rbac.yaml` gives. Kubelet is played.
+//! than the chart gives. Kubelet is played.
 
 #![allow(
     clippy::unwrap_used,
@@ -218,6 +218,22 @@ const DRIVER: &str = "system:serviceaccount:certmount-system:certmount";
 fn a_pod_asks_in_its_own_name() {
     namespaced_async(|| async {
         let api = Api::start();
+        api.apply(
+            "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: certificaterequests, namespace: shop}
+rules:
+  - {apiGroups: [cert-manager.io], resources: [certificaterequests], verbs: [create]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: certificaterequests, namespace: shop}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: certificaterequests}
+subjects:
+  - {kind: ServiceAccount, name: web, namespace: shop}
+",
+        );
         let mut plugin = Plugin::with_kubernetes(&api.driver(), &["--use-token-request"]);
         let kubelet = plugin.kubelet();
         let mut volume = web(

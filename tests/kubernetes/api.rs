@@ -25,7 +25,7 @@ pub struct Api {
 
 impl Api {
     /// A server with our CRDs and cert-manager's, the namespaces `certmount-system` and `shop`, and
-    /// a driver that may do what `rbac.yaml` says.
+    /// a driver that may do what the chart lets it.
     pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut api = Self { folder, processes: Vec::new() };
@@ -97,7 +97,7 @@ impl Api {
         let crds = Command::new(env!("CARGO_BIN_EXE_certmount")).arg("crds").output().unwrap();
         api.apply(std::str::from_utf8(&crds.stdout).unwrap());
         api.apply(&cert_manager_crds());
-        api.apply(include_str!("rbac.yaml"));
+        api.apply(&rights());
         api.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]);
         api
     }
@@ -267,6 +267,19 @@ fn program(name: &str) -> PathBuf {
     let cache = std::env::var_os("CERTMOUNT_CLUSTER_CACHE").map(PathBuf::from);
     let home = || PathBuf::from(std::env::var_os("HOME").expect("there is a home folder"));
     cache.unwrap_or_else(|| home().join(".cache/certmount-cluster")).join("bin").join(name)
+}
+
+/// What the chart lets the driver do, with all that the tests want of it.
+fn rights() -> String {
+    let rendered = Command::new(program("helm"))
+        .args(["template", "certmount", concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/chart")])
+        .args(["--namespace", "certmount-system", "--kube-version", "v1.36.0"])
+        .args(["--show-only", "templates/rbac.yaml"])
+        .args(["--set", "issuers.secrets={root}", "--set", "issuers.kubernetesSigners=true"])
+        .output()
+        .unwrap();
+    assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
+    String::from_utf8(rendered.stdout).unwrap()
 }
 
 /// cert-manager's own, from the module that its controller is built from.
