@@ -291,20 +291,21 @@ subjects:
 #[ignore = "needs etcd, kube-apiserver and cert-manager's controller; .ci/run builds them"]
 fn a_pod_of_the_host_network_gets_its_address() {
     namespaced_async(|| async {
-        let api = Api::start();
+        let mut api = Api::start();
         api.apply(
             "{apiVersion: certmount.dev/v1alpha1, kind: ClusterIssuer, metadata: {name: self},
               spec: {selfSigned: {}, policy: [{ipRanges: [10.0.0.0/24]}]}}",
         );
         let plugin = Plugin::with_kubernetes(&api.driver(), &[]);
         let kubelet = plugin.kubelet();
-        let volume = |pod: &str, uid: &str| {
+        let with_address = |pod: &str, uid: &str, address: &str| {
             let attributes =
-                [("certmount.dev/issuer-name", "self"), ("certmount.dev/ip-sans", "${POD_IP}")];
+                [("certmount.dev/issuer-name", "self"), ("certmount.dev/ip-sans", address)];
             let mut volume = web(pod, &attributes);
             volume.pod.uid = uid.to_owned();
             volume
         };
+        let volume = |pod: &str, uid: &str| with_address(pod, uid, "${POD_IP}");
         let pod = |name: &str, host_network: bool| {
             api.apply(&format!(
                 "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: shop}},
@@ -339,7 +340,22 @@ fn a_pod_of_the_host_network_gets_its_address() {
         let status = kubelet.publish(&other).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().contains("POD_IP is not known yet"), "{status}");
-        kubelet.unpublish(&of_host).await.unwrap();
+
+        // Nobody has to say whose an address is that the issuer allows to all.
+        api.stop("apiserver");
+        let allowed = with_address("allowed", "allowed-uid", "10.0.0.9");
+        let target = kubelet.publish(&allowed).await.unwrap();
+        assert_eq!(leaf(&target).names(), ["dns:web.shop.svc", "ip:10.0.0.9"]);
+        let maybe_its_own = with_address("maybe", "maybe-uid", "10.9.0.9");
+        let named = volume("named", "named-uid");
+        for volume in [&maybe_its_own, &named] {
+            let status = kubelet.publish(volume).await.unwrap_err();
+            assert_eq!(status.code(), Code::Unavailable);
+            assert!(status.message().contains("does not tell the pod's IP address"), "{status}");
+        }
+        for volume in [&of_host, &allowed, &maybe_its_own, &named] {
+            kubelet.unpublish(volume).await.unwrap();
+        }
         assert!(plugin.leftovers().is_empty());
     });
 }

@@ -18,8 +18,9 @@ use super::proto::csi::*;
 use super::{deadline, request, status};
 use crate::kubernetes::Access;
 use crate::renew::Renewer;
-use crate::spec::request::NodeContext;
+use crate::spec::request::{NodeContext, PublishRequest};
 use crate::spec::volume::{PodRef, VolumeId};
+use crate::volume::Record;
 
 /// The Node service.
 #[derive(Debug)]
@@ -37,8 +38,7 @@ impl NodeService {
         request: NodePublishVolumeRequest,
         deadline: Instant,
     ) -> Result<(), Status> {
-        let pod_ip = self.pod_ip(&request).await?;
-        let (request, record) = request::publish(request, &self.node, pod_ip)?;
+        let (request, record) = self.read(request).await?;
         let (volume, pod) = (request.volume.clone(), name_of(&request.pod));
         let warnings = request.warnings.clone();
         let publication = self
@@ -60,15 +60,32 @@ impl NodeService {
         }
     }
 
-    /// The pod's address, if the volume may need it and the Kubernetes API knows it. A volume that is
-    /// there needs no API server: it goes on with what was known when it was first published.
-    async fn pod_ip(&self, request: &NodePublishVolumeRequest) -> Result<Option<IpAddr>, Status> {
-        let Some(access) = &self.access else { return Ok(None) };
-        let Some((volume, pod)) = request::needs_pod_ip(request)? else { return Ok(None) };
-        if let Some(record) = self.renewer.record(&volume) {
-            return Ok(record.raw().pod_ip);
+    /// Reads the request, with the pod's address where it makes a difference. A volume that is there
+    /// needs no API server: it goes on with what was known when it was first published.
+    async fn read(
+        &self,
+        request: NodePublishVolumeRequest,
+    ) -> Result<(PublishRequest, Record), Status> {
+        let volume = VolumeId::try_from(request.volume_id.clone()).ok();
+        if let Some(before) = volume.and_then(|volume| self.renewer.record(&volume)) {
+            return request::publish(request, &self.node, before.raw().pod_ip);
         }
-        let PodRef { namespace, name, uid, .. } = &pod;
+        if let Some(pod) = request::names_pod_ip(&request)? {
+            let pod_ip = self.pod_ip(&pod).await?;
+            return request::publish(request, &self.node, pod_ip);
+        }
+        let (mut request, mut record) = request::publish(request, &self.node, None)?;
+        if self.renewer.may_need_pod_ip(&request) {
+            request.pod_ip = self.pod_ip(&request.pod).await?;
+            record = record.with_pod_ip(request.pod_ip);
+        }
+        Ok((request, record))
+    }
+
+    /// The pod's address, if the Kubernetes API knows it.
+    async fn pod_ip(&self, pod: &PodRef) -> Result<Option<IpAddr>, Status> {
+        let Some(access) = &self.access else { return Ok(None) };
+        let PodRef { namespace, name, uid, .. } = pod;
         let known = access.host_network_ip(namespace, name, uid).await;
         known.map_err(|error| status::of_pod_ip_error(&error))
     }

@@ -64,15 +64,13 @@ pub(super) fn publish(
     Ok((parsed, Record::new(raw, readonly, secrets)))
 }
 
-/// The volume and the pod whose address may be needed to read the request; most need none.
+/// The pod whose address is needed to read the request; most need none.
 ///
 /// # Errors
 ///
 /// As for [`publish`], as far as the request says which volume of which pod.
-pub(super) fn needs_pod_ip(
-    request: &NodePublishVolumeRequest,
-) -> Result<Option<(VolumeId, PodRef)>, Status> {
-    if !attributes::may_ask_for_pod_ip(&request.volume_context) {
+pub(super) fn names_pod_ip(request: &NodePublishVolumeRequest) -> Result<Option<PodRef>, Status> {
+    if !attributes::may_name_pod_ip(&request.volume_context) {
         return Ok(None);
     }
     let attributes: BTreeMap<String, String> = request.volume_context.clone().into_iter().collect();
@@ -84,8 +82,8 @@ pub(super) fn needs_pod_ip(
         pod_ip: None,
     };
     let identity = raw.identity().map_err(|error| status::of_request_error(&error))?;
-    let (volume, _, pod) = identity;
-    Ok(Some((volume, pod)))
+    let (_, _, pod) = identity;
+    Ok(Some(pod))
 }
 
 /// Reads an unpublish request. `None` where the path is not one that kubelet makes for the volume:
@@ -262,34 +260,33 @@ mod tests {
     }
 
     #[test]
-    fn the_api_is_asked_only_for_pods_whose_address_may_matter() {
+    fn the_api_is_asked_before_reading_only_where_the_variable_is_named() {
         let needed = |attribute: &str, value: &str| {
             let volume = InlineVolume::new("shop", "web-0", &[(attribute, value)]);
             let target = Kubelet::new("/k", "/s").target(&volume);
-            needs_pod_ip(&NodePublishVolumeRequest {
+            names_pod_ip(&NodePublishVolumeRequest {
                 volume_id: volume.id(),
                 target_path: target.to_str().unwrap().into(),
                 volume_context: volume.context(),
                 ..Default::default()
             })
         };
+        for (attribute, value) in
+            [("csi.cert-manager.io/ip-sans", "${POD_IP}"), ("certmount.dev/common-name", "$POD_IP")]
+        {
+            assert_eq!(needed(attribute, value).unwrap().unwrap().name, "web-0");
+        }
         for (attribute, value) in [
             ("certmount.dev/ip-sans", "10.0.0.1"),
-            ("csi.cert-manager.io/ip-sans", "${POD_IP}"),
-            ("certmount.dev/common-name", "$POD_IP"),
+            ("certmount.dev/common-name", "${POD_NAME}"),
+            ("example.com/ip-sans", "$POD_IP"),
         ] {
-            let (_, pod) = needed(attribute, value).unwrap().unwrap();
-            assert_eq!(pod.name, "web-0");
-        }
-        for (attribute, value) in
-            [("certmount.dev/common-name", "${POD_NAME}"), ("example.com/ip-sans", "$POD_IP")]
-        {
             assert!(needed(attribute, value).unwrap().is_none());
         }
         let forged = read(|request| {
-            request.volume_context.insert("certmount.dev/ip-sans".into(), "10.0.0.1".into());
+            request.volume_context.insert("certmount.dev/ip-sans".into(), "$POD_IP".into());
             request.volume_context.insert("csi.storage.k8s.io/pod.name".into(), "../x".into());
-            needs_pod_ip(request).unwrap_err();
+            names_pod_ip(request).unwrap_err();
         });
         forged.unwrap_err();
     }

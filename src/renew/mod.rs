@@ -28,11 +28,11 @@ use crate::clock::{Clock, Timestamp};
 use crate::error::with_causes;
 use crate::issuer::{Entry, IssueErrorKind, Issuers};
 use crate::spec::policy::PolicyDenied;
-use crate::spec::request::{NodeContext, PublishRequest};
+use crate::spec::request::{CertificateSpec, NodeContext, PublishRequest};
 use crate::spec::volume::{IssuerRef, PodRef, TargetPath, VolumeId};
 use crate::sync::{can_block_in_place, lock};
 use crate::volume::{Found, Record, Volume, VolumeIoError, Volumes};
-use crate::x509::Certificate;
+use crate::x509::{Certificate, GeneralName};
 
 /// What the renewer works with.
 #[derive(Debug)]
@@ -258,6 +258,19 @@ impl Renewer {
                 slots.volumes.insert(id, Slot::Live(task));
                 Ok(publication)
             }
+        }
+    }
+
+    /// Whether the pod's own address may decide about a publish that comes without it: the issuer's
+    /// policy allows everything else, or is not known yet.
+    pub fn may_need_pod_ip(&self, request: &PublishRequest) -> bool {
+        let CertificateSpec { issuer, template, .. } = &request.certificate;
+        match self.shared.settings.issuers.get(issuer, &request.pod.namespace) {
+            Some(Entry { policy: Some(policy), .. }) => {
+                policy.hangs_on_pod_ip(&request.pod, &request.certificate)
+            }
+            _ if issuer.group != IssuerRef::BUILT_IN_GROUP => false,
+            _ => template.subject_alt_names.iter().any(|name| matches!(name, GeneralName::Ip(_))),
         }
     }
 

@@ -104,14 +104,10 @@ pub fn table() -> &'static [Attribute] {
     &TABLE
 }
 
-/// Whether what these attributes ask for may depend on the pod's own IP address: it is named by its
-/// variable, or addresses are given that may be its own.
-pub fn may_ask_for_pod_ip<'a>(
-    attributes: impl IntoIterator<Item = (&'a String, &'a String)>,
-) -> bool {
-    attributes.into_iter().any(|(key, value)| {
-        Prefix::split(key).is_some_and(|(_, name)| name == "ip-sans" || value.contains("POD_IP"))
-    })
+/// Whether one of these attributes may name the pod's own IP address by its variable.
+pub fn may_name_pod_ip<'a>(attributes: impl IntoIterator<Item = (&'a String, &'a String)>) -> bool {
+    let mut ours = attributes.into_iter().filter(|(key, _)| Prefix::split(key).is_some());
+    ours.any(|(_, value)| value.contains("POD_IP"))
 }
 
 /// Whether the value of the volume attribute `key` is a password or token: never to be printed,

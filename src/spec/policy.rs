@@ -86,7 +86,25 @@ impl NamePolicy {
         pod_ip: Option<IpAddr>,
         spec: &CertificateSpec,
     ) -> Result<(), PolicyDenied> {
-        let facts = Facts {
+        let facts = self.facts(pod, pod_ip);
+        let Judgement { refused, keeps, broken } = self.judge(&facts, spec);
+        if refused.is_empty() && keeps {
+            return Ok(());
+        }
+        Err(denial::explain(pod, spec, &facts, &refused, &broken))
+    }
+
+    /// Whether [`NamePolicy::check`] without the pod's address refuses nothing but what could be
+    /// that address.
+    pub fn hangs_on_pod_ip(&self, pod: &PodRef, spec: &CertificateSpec) -> bool {
+        let Judgement { refused, keeps, .. } = self.judge(&self.facts(pod, None), spec);
+        let mut addresses = refused.iter().map(Asked::address);
+        let first = addresses.next().flatten();
+        keeps && first.is_some() && addresses.all(|address| address == first)
+    }
+
+    fn facts<'a>(&'a self, pod: &'a PodRef, pod_ip: Option<IpAddr>) -> Facts<'a> {
+        Facts {
             namespace: &pod.namespace,
             pod: &pod.name,
             pod_ip,
@@ -94,23 +112,31 @@ impl NamePolicy {
             node: &self.cluster.node_name,
             cluster_domain: &self.cluster.domain,
             trust_domain: &self.cluster.trust_domain,
-        };
+        }
+    }
+
+    fn judge<'a>(&'a self, facts: &Facts<'_>, spec: &'a CertificateSpec) -> Judgement<'a> {
         let mut applying: Vec<&Rule> =
-            self.rules.iter().filter(|rule| rule.applies(&facts)).collect();
+            self.rules.iter().filter(|rule| rule.applies(facts)).collect();
         if applying.is_empty() {
             applying.push(&OWN_NAMES);
         }
         let (keeping, broken): (Vec<&Rule>, Vec<&Rule>) =
             applying.into_iter().partition(|rule| rule.obstacles(spec).next().is_none());
-
-        let refused: Vec<Asked<'_>> = asked(spec)
-            .filter(|name| !keeping.iter().any(|rule| rule.grants(name, &facts)))
-            .collect();
-        if refused.is_empty() && !keeping.is_empty() {
-            return Ok(());
-        }
-        Err(denial::explain(pod, spec, &facts, &refused, &broken))
+        let granted = |name: &Asked<'_>| keeping.iter().any(|rule| rule.grants(name, facts));
+        let refused = asked(spec).filter(|name| !granted(name)).collect();
+        Judgement { refused, keeps: !keeping.is_empty(), broken }
     }
+}
+
+/// What a policy has against a request.
+struct Judgement<'a> {
+    /// The names that no rule grants to a request like this.
+    refused: Vec<Asked<'a>>,
+    /// Whether the request keeps to a rule that applies.
+    keeps: bool,
+    /// The rules that apply but that it does not keep to.
+    broken: Vec<&'a Rule>,
 }
 
 impl Default for Cluster {
@@ -275,6 +301,15 @@ impl<'a> Asked<'a> {
             GeneralName::Email(address) => Asked::Email(address),
             GeneralName::Ip(address) => Asked::Ip(*address),
             GeneralName::Uri(uri) => Asked::Uri(uri),
+        }
+    }
+
+    /// The address that it is.
+    fn address(&self) -> Option<IpAddr> {
+        match self {
+            Asked::Ip(address) => Some(*address),
+            Asked::CommonName(text) => text.parse().ok(),
+            _ => None,
         }
     }
 }

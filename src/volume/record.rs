@@ -72,6 +72,12 @@ impl Record {
         }
     }
 
+    /// The same with the pod's address, which somebody has found out.
+    #[must_use]
+    pub fn with_pod_ip(self, pod_ip: Option<IpAddr>) -> Self {
+        Self { pod_ip, ..self }
+    }
+
     /// Whether the volume was asked for read-only.
     pub fn read_only(&self) -> bool {
         self.read_only

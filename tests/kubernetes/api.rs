@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// The servers, which end with it.
 pub struct Api {
     folder: TempDir,
-    processes: Vec<Child>,
+    processes: Vec<(&'static str, Child)>,
 }
 
 impl Api {
@@ -149,6 +149,14 @@ impl Api {
         );
     }
 
+    /// Kills one of the servers.
+    pub fn stop(&mut self, name: &str) {
+        let at = self.processes.iter().position(|(running, _)| *running == name).unwrap();
+        let (_, mut process) = self.processes.remove(at);
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
     /// The kubeconfig of the driver.
     pub fn driver(&self) -> PathBuf {
         self.path("driver")
@@ -234,7 +242,7 @@ impl Api {
         logs
     }
 
-    fn spawn(&mut self, name: &str, program: &Path, arguments: &[&str]) {
+    fn spawn(&mut self, name: &'static str, program: &Path, arguments: &[&str]) {
         let log = File::create(self.path(&format!("{name}.log"))).unwrap();
         let errors = log.try_clone().unwrap();
         let process = Command::new(program)
@@ -243,9 +251,10 @@ impl Api {
             .stdout(log)
             .stderr(errors)
             .spawn();
-        self.processes.push(process.unwrap_or_else(|error| {
+        let process = process.unwrap_or_else(|error| {
             panic!("{}: {error}; see tests/cluster/cluster install and build", program.display())
-        }));
+        });
+        self.processes.push((name, process));
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -255,7 +264,7 @@ impl Api {
 
 impl Drop for Api {
     fn drop(&mut self) {
-        for process in self.processes.iter_mut().rev() {
+        for (_, process) in self.processes.iter_mut().rev() {
             let _ = process.kill();
             let _ = process.wait();
         }

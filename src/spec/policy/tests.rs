@@ -86,6 +86,23 @@ fn without_a_policy_a_pod_gets_the_names_of_its_own_identity() {
 }
 
 #[test]
+fn the_pod_s_address_is_asked_for_only_where_it_can_decide() {
+    let ranges = policy("[{ipRanges: [10.0.0.0/24]}]");
+    let hangs =
+        |names: &[GeneralName]| ranges.hangs_on_pod_ip(&pod(), &asking_for(names.iter().cloned()));
+    assert!(hangs(&[ip("10.9.0.7")]));
+    assert!(hangs(&[ip("10.9.0.7"), ip("10.0.0.7"), dns("a.web.svc")]));
+    assert!(ranges.hangs_on_pod_ip(&pod(), &subject(&[("CN", "10.9.0.7")])));
+    assert!(!hangs(&[ip("10.0.0.7")]), "it is allowed whosever it is");
+    assert!(!hangs(&[ip("10.9.0.7"), ip("10.9.0.8")]), "one is another's");
+    assert!(!hangs(&[ip("10.9.0.7"), dns("a.other.svc")]), "it is refused anyway");
+    assert!(!hangs(&[dns("a.web.svc")]));
+    let mut long = asking_for([ip("10.9.0.7")]);
+    long.duration = Duration::from_secs(7200);
+    assert!(!policy("[{maxDuration: 1h}]").hangs_on_pod_ip(&pod(), &long));
+}
+
+#[test]
 fn a_pod_gets_its_own_address_and_no_other() {
     let own: IpAddr = "10.0.0.7".parse().unwrap();
     let check = |policy: &NamePolicy, pod_ip, spec: &CertificateSpec| {
