@@ -27,7 +27,7 @@
 //! | [`kubernetes`] | the way to the Kubernetes API | |
 //! | [`x509`] | keys, requests, certificates, chains, encodings | x509-cert, x509-parser |
 //! | [`spec`] | what is asked: attributes, names, policy, issuer objects | |
-//! | [`issuer`], [`volume`] | one CA each behind one trait; the tmpfs, the atomic writer, the record | reqwest; mounts |
+//! | [`anchors`], [`issuer`], [`volume`] | trust anchors from elsewhere; one CA each behind one trait; the tmpfs, the atomic writer, the record | reqwest; mounts |
 //! | [`renew`] | when to renew, how to back off, one task for each volume | |
 //! | [`csi`], [`observe`], [`config`] | gRPC and kubelet; metrics, health, logs; issuers from files | tonic and prost; prometheus-client; notify |
 //! | [`cli`] | the commands: the only place that builds the graph | clap |
@@ -54,6 +54,7 @@ pub mod x509;
 
 pub mod spec;
 
+pub mod anchors;
 pub mod issuer;
 pub mod volume;
 

@@ -16,8 +16,8 @@ use certmount::clock::{Clock, Timestamp};
 use certmount::config::{self, Loaded, Problem, Root, RootOptions, Running, Severity};
 use certmount::issuer::{Entry, Issuer, Surroundings};
 use certmount::spec::policy::Cluster;
-use certmount::spec::volume::IssuerRef;
-use certmount::x509::{Certificate, KeyAlgorithm};
+use certmount::spec::volume::{IssuerRef, TrustRef};
+use certmount::x509::{Certificate, KeyAlgorithm, chain_to_pem};
 use tempfile::TempDir;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -130,7 +130,7 @@ impl Followed {
     async fn until(&mut self, what: &str, fact: impl Fn(&Self) -> bool) {
         let came = tokio::time::timeout(PATIENCE, async {
             while !fact(self) {
-                let Running { issuers, problems } = &mut self.0;
+                let Running { issuers, problems, .. } = &mut self.0;
                 tokio::select! {
                     () = issuers.changed() => {}
                     changed = problems.changed() => changed.expect("the folder is followed"),
@@ -333,9 +333,39 @@ async fn files_of_a_ca_are_followed_where_they_are() {
 }
 
 #[tokio::test]
+async fn trust_anchors_come_from_config_maps_among_the_files() {
+    let dir = folder();
+    let config_map = |namespace: &str, root: &Root| {
+        let pem = chain_to_pem([root.certificate()]).replace('\n', "\n    ");
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: roots{namespace}}}\ndata:\n  ca.crt: |\n    {pem}\n"
+        )
+    };
+    let [for_all, of_web, next] = [(); 3].map(|()| root(90 * DAY));
+    let all = dir.path().join("all.yaml");
+    replace(&all, &config_map("", &for_all));
+    replace(&dir.path().join("web.yaml"), &config_map(", namespace: web", &of_web));
+    let Followed(running) = Followed::start(dir.path());
+    let reference = TrustRef::ConfigMap { name: "roots".to_owned(), key: "ca.crt".to_owned() };
+    let mut shop = running.anchors.follow("shop", std::slice::from_ref(&reference));
+    let mut web = running.anchors.follow("web", &[reference]);
+    for (anchors, root) in [(&mut shop, &for_all), (&mut web, &of_web)] {
+        anchors.settled().await;
+        assert_eq!(anchors.known(), Some(vec![root.certificate().clone()]));
+    }
+    replace(&all, &config_map("", &next));
+    tokio::time::timeout(PATIENCE, shop.changed()).await.expect("the change is heard of");
+    assert_eq!(shop.known(), Some(vec![next.certificate().clone()]));
+
+    replace(&dir.path().join("b.yaml"), &config_map("", &next));
+    let [problem] = &load(dir.path()).problems[..] else { panic!("one is there twice") };
+    assert!(problem.to_string().contains("ConfigMap roots: it is already in"), "{problem}");
+}
+
+#[tokio::test]
 async fn nobody_follows_for_nobody() {
     let dir = folder();
-    let Running { issuers, mut problems } = Followed::start(dir.path()).0;
+    let Running { issuers, mut problems, .. } = Followed::start(dir.path()).0;
     drop(issuers);
     let ended = async { while problems.changed().await.is_ok() {} };
     tokio::time::timeout(PATIENCE, ended).await.expect("the task ends");

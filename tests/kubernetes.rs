@@ -19,7 +19,7 @@ use api::Api;
 use certmount::clock::Clock;
 use certmount::config::{Root, RootOptions};
 use certmount::csi::client::{InlineVolume, Kubelet};
-use certmount::x509::{Certificate, KeyAlgorithm, certificates_from_pem};
+use certmount::x509::{Certificate, KeyAlgorithm, certificates_from_pem, chain_to_pem};
 use common::{Plugin, namespaced_async};
 use serde_json::Value;
 use tonic::Code;
@@ -526,6 +526,94 @@ fn a_signer_of_kubernetes_signs_what_was_approved() {
         let life = leaf.validity().not_after.duration_since(Clock::system().now());
         assert!(Duration::try_from(life).unwrap() <= Duration::from_secs(3600));
     });
+}
+
+#[test]
+#[ignore = "needs etcd, kube-apiserver and cert-manager's controller; .ci/run builds them"]
+fn trust_comes_from_config_maps_and_bundles_and_follows_them() {
+    namespaced_async(|| async {
+        let mut api = Api::start();
+        api.start_signers();
+        let plugin = Plugin::with_kubernetes(&api.driver(), &[]);
+        let kubelet = plugin.kubelet();
+        const SIGNER: &str = "kubernetes.io/kube-apiserver-client";
+        let volume = InlineVolume::new(
+            "shop",
+            "web-0",
+            &[
+                ("certmount.dev/issuer-name", SIGNER),
+                ("certmount.dev/issuer-group", "certificates.k8s.io"),
+                ("certmount.dev/common-name", "web"),
+                ("certmount.dev/duration", "1h"),
+                ("certmount.dev/key-usages", "digital signature,key encipherment,client auth"),
+                ("certmount.dev/trust-bundles", SIGNER),
+                ("certmount.dev/trust-config-maps", "roots"),
+            ],
+        );
+        let status = kubelet.publish(&volume).await.unwrap_err();
+        let missing = "there is no ConfigMap shop/roots, which trust-config-maps names: create it";
+        assert!(status.message().contains(missing), "{status}");
+        let partner = root("partner");
+        apply_roots(&api, &pem(&partner));
+        let missing = format!("there is no ClusterTrustBundle of the signer {SIGNER}");
+        until_it_says(&kubelet, &volume, &missing).await;
+        assert_eq!(api.kubectl(&["get", "csr", "-o", "name"]), "", "nothing is asked for yet");
+
+        // A signer of Kubernetes does not say whom to trust for its certificates.
+        let signer = fs::read_to_string(api.path("signer.crt")).unwrap();
+        apply_bundle(&api, SIGNER, "1", &signer);
+        until_it_says(&kubelet, &volume, "kubectl certificate approve").await;
+        let request = api.kubectl(&["get", "csr", "-o", "jsonpath={.items[0].metadata.name}"]);
+        api.kubectl(&["certificate", "approve", &request]);
+        let target = until_published(&kubelet, &volume).await;
+        let signer = certificates_from_pem(signer.as_bytes()).unwrap().remove(0);
+        assert_eq!(anchors(&target), [partner.certificate().clone(), signer.clone()]);
+        let issued = leaf(&target);
+        assert!(issued.is_signed_by(&signer));
+
+        let [second, third] = [root("second"), root("third")];
+        apply_roots(&api, &pem(&second));
+        apply_bundle(&api, SIGNER, "2", &pem(&third));
+        let wanted = [second.certificate().clone(), signer, third.certificate().clone()];
+        plugin.wait("the new anchors are trusted", || anchors(&target) == wanted);
+        assert_eq!(leaf(&target), issued, "the certificate stays");
+
+        apply_roots(&api, "no PEM");
+        let said = "ConfigMap shop/roots: there is no certificate in PEM";
+        api.wait("the event", || {
+            api.events("web-0")
+                .iter()
+                .any(|(reason, message)| reason == "TrustAnchorsKept" && message.starts_with(said))
+        });
+        assert_eq!(anchors(&target), wanted);
+
+        let may = |verb: &str, what: &str| {
+            api.kubectl_as("driver", &["auth", "can-i", verb, what, "-n", "shop"], "").is_ok()
+        };
+        assert!(may("watch", "configmaps/roots"), "what it does needs that");
+        assert!(!may("list", "configmaps"));
+        kubelet.unpublish(&volume).await.unwrap();
+        assert!(plugin.leftovers().is_empty());
+    });
+}
+
+fn apply_roots(api: &Api, pem: &str) {
+    let metadata = serde_json::json!({"name": "roots", "namespace": "shop"});
+    let roots = serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata,
+        "data": {"ca.crt": pem}});
+    api.apply(&roots.to_string());
+}
+
+fn apply_bundle(api: &Api, signer: &str, name: &str, pem: &str) {
+    let name = format!("{}:{name}", signer.replace('/', ":"));
+    let bundle = serde_json::json!({"apiVersion": "certificates.k8s.io/v1beta1",
+        "kind": "ClusterTrustBundle", "metadata": {"name": name},
+        "spec": {"signerName": signer, "trustBundle": pem}});
+    api.apply(&bundle.to_string());
+}
+
+fn pem(root: &Root) -> String {
+    chain_to_pem([root.certificate()])
 }
 
 /// A volume of a pod in `shop`.

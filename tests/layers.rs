@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 8] = [
     &["kubernetes"],
     &["x509"],
     &["spec"],
-    &["issuer", "volume"],
+    &["anchors", "issuer", "volume"],
     &["renew"],
     &["config", "csi", "observe"],
     &["cli"],
@@ -34,6 +34,7 @@ const TOUCHED_BY: [(&str, &[&str]); 12] = [
 ];
 
 const KUBERNETES: &[&str] = &[
+    "anchors/kubernetes",
     "config/kubernetes/",
     "issuer/dns/webhook",
     "issuer/kubernetes/",

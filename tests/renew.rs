@@ -5,6 +5,8 @@
 #![allow(clippy::disallowed_methods, reason = "a test that does damage")]
 
 mod common;
+#[path = "renew/elsewhere.rs"]
+mod elsewhere;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use certmount::anchors::{AnchorSources, ConfigMaps};
 use certmount::clock::{Clock, Timestamp};
 use certmount::issuer::{
     Entry, IssueError, IssueErrorKind, Issuer, IssuerKey, IssuerSet, Issuers, Order,
@@ -548,6 +551,7 @@ struct World {
     ca: Arc<TestCa>,
     issuers: watch::Sender<Arc<IssuerSet>>,
     reading: Issuers,
+    config_maps: watch::Sender<Arc<ConfigMaps>>,
     reports: mpsc::UnboundedReceiver<Report>,
     clock: Clock,
     step: Arc<AtomicI64>,
@@ -582,19 +586,20 @@ impl World {
         let ca = Arc::new(TestCa::new(&clock));
         let (issuers, reading) = Issuers::channel(issuer_set(&ca));
         let directory = tempfile::tempdir().unwrap();
-        let (renewer, reports) = start_renewer(&directory, &reading, &clock);
-        Self { renewer, ca, issuers, reading, reports, clock, step, directory }
+        let config_maps = watch::Sender::default();
+        let (renewer, reports) = start_renewer(&directory, &reading, &config_maps, &clock);
+        Self { renewer, ca, issuers, reading, config_maps, reports, clock, step, directory }
     }
 
     /// The same data root under a new renewer, as after a restart.
     async fn restart(self) -> Self {
-        let Self { renewer, directory, reading, clock, .. } = self;
+        let Self { renewer, directory, reading, config_maps, clock, .. } = self;
         renewer.drain().await;
         drop(renewer);
-        let (renewer, reports) = start_renewer(&directory, &reading, &clock);
+        let (renewer, reports) = start_renewer(&directory, &reading, &config_maps, &clock);
         let (_, problems) = renewer.adopt().await.unwrap();
         assert_eq!(problems, Vec::<String>::new());
-        let world = Self { renewer, reports, directory, reading, clock, ..self };
+        let world = Self { renewer, reports, directory, reading, config_maps, clock, ..self };
         world.sleep(Duration::from_millis(1)).await;
         world
     }
@@ -769,12 +774,14 @@ impl World {
 fn start_renewer(
     directory: &tempfile::TempDir,
     issuers: &Issuers,
+    config_maps: &watch::Sender<Arc<ConfigMaps>>,
     clock: &Clock,
 ) -> (Renewer, mpsc::UnboundedReceiver<Report>) {
     let (reports, received) = mpsc::unbounded_channel();
     let renewer = Renewer::new(Settings {
         volumes: Volumes::open(&directory.path().join("data")).unwrap(),
         issuers: issuers.clone(),
+        anchors: AnchorSources::of_objects(config_maps.subscribe()),
         clock: clock.clone(),
         node: node(),
         reports,

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use certmount::anchors::AnchorSources;
 use certmount::clock::Clock;
 use certmount::csi::client::{InlineVolume, Kubelet};
 use certmount::csi::{Listener, Plugin};
@@ -131,6 +132,7 @@ impl Node {
         let renewer = Renewer::new(Settings {
             volumes: Volumes::open(&folder.path().join("data")).unwrap(),
             issuers,
+            anchors: AnchorSources::of_objects(watch::channel(Arc::default()).1),
             clock: Clock::system(),
             node: node.clone(),
             reports: mpsc::unbounded_channel().0,

@@ -11,7 +11,9 @@ use crate::issuer::{
     BuildError, Entry, Issuer, IssuerKey, IssuerSet, Materials, Surroundings, build,
 };
 use crate::kubernetes::Access;
-use crate::spec::object::{GROUP, IssuerMethod, IssuerObject, Object, SecretObject};
+use crate::spec::object::{
+    ConfigMapObject, GROUP, IssuerMethod, IssuerObject, Object, SecretObject,
+};
 use crate::spec::policy::Cluster;
 use crate::spec::volume::IssuerRef;
 
@@ -46,6 +48,7 @@ pub(super) struct Placed<'a, T> {
 struct Objects<'a> {
     issuers: BTreeMap<IssuerKey, Placed<'a, IssuerObject>>,
     secrets: BTreeMap<(&'a str, Option<&'a str>), Placed<'a, SecretObject>>,
+    config_maps: BTreeMap<(&'a str, Option<&'a str>), Placed<'a, ConfigMapObject>>,
 }
 
 impl Assembler {
@@ -158,6 +161,10 @@ impl<'a> Objects<'a> {
                 Object::Secret(secret) => {
                     let name = (secret.name.as_str(), secret.namespace.as_deref());
                     Placed { place, object: secret }.insert(objects.secrets.entry(name))
+                }
+                Object::ConfigMap(config_map) => {
+                    let name = (config_map.name.as_str(), config_map.namespace.as_deref());
+                    Placed { place, object: config_map }.insert(objects.config_maps.entry(name))
                 }
             };
             if let Some(first) = first {

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::{Problem, Severity, Source};
+use crate::anchors::ConfigMaps;
 use crate::issuer::IssuerSet;
 use crate::sync::lock;
 
@@ -25,10 +26,11 @@ const QUIET: Duration = Duration::from_millis(100);
 /// Changes that never end are looked at after so many times [`QUIET`].
 const MOST_PATIENCE: u32 = 5;
 
-/// Brings `issuers` and `problems` up to date at each change, until nobody looks at the issuers.
+/// Brings everything up to date at each change, until nobody looks at the issuers.
 pub(super) async fn follow(
     mut source: Source,
     issuers: watch::Sender<Arc<IssuerSet>>,
+    config_maps: watch::Sender<Arc<ConfigMaps>>,
     problems: watch::Sender<Vec<Problem>>,
 ) {
     let dir = source.folder.dir.clone();
@@ -51,6 +53,12 @@ pub(super) async fn follow(
             }
         }
         make_known(set, said, &issuers, &problems);
+        let now = source.config_maps();
+        config_maps.send_if_modified(|before| {
+            let differ = **before != now;
+            *before = Arc::new(now);
+            differ
+        });
         tokio::select! {
             () = settled(&changes) => {}
             () = tokio::time::sleep(POLL) => {}

@@ -16,6 +16,9 @@
 //! - Where two objects have one name, the first counts, in order of file name and line.
 //! - Everything that is wrong is a [`Problem`] with its place, and none shows a value of a Secret.
 //!
+//! ConfigMaps are there for the volumes that take trust anchors from them: one without a namespace for
+//! those of every namespace.
+//!
 //! An `Issuer` finds the Secrets of its own namespace. A `ClusterIssuer` finds one without a
 //! namespace, or else the only one of that name.
 
@@ -29,6 +32,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
@@ -36,9 +40,10 @@ pub use root::{Root, RootError, RootOptions};
 
 use self::assemble::{Assembler, Placed};
 use self::folder::Folder;
+use crate::anchors::{AnchorSources, ConfigMaps};
 use crate::clock::Clock;
 use crate::issuer::{IssuerKey, IssuerSet, Issuers, Surroundings};
-use crate::spec::object::Object;
+use crate::spec::object::{ConfigMapObject, Object};
 use crate::spec::policy::Cluster;
 
 /// A folder, read once.
@@ -57,6 +62,8 @@ pub struct Loaded {
 pub struct Running {
     /// The issuers as they are now.
     pub issuers: Issuers,
+    /// Where volumes have further trust anchors from.
+    pub anchors: AnchorSources,
     /// What is wrong now, in order of file and line.
     pub problems: watch::Receiver<Vec<Problem>>,
 }
@@ -122,8 +129,10 @@ pub fn start(dir: &Path, cluster: Cluster, surroundings: Surroundings) -> io::Re
     let (first, problems) = source.refresh();
     let (issuers_out, issuers) = Issuers::channel(first);
     let (problems_out, problems) = watch::channel(problems);
-    tokio::spawn(follow::follow(source, issuers_out, problems_out));
-    Ok(Running { issuers, problems })
+    let (config_maps_out, config_maps) = watch::channel(Arc::new(source.config_maps()));
+    let anchors = AnchorSources::of_objects(config_maps);
+    tokio::spawn(follow::follow(source, issuers_out, config_maps_out, problems_out));
+    Ok(Running { issuers, anchors, problems })
 }
 
 /// A folder and what was made of it.
@@ -150,6 +159,18 @@ impl Source {
         problems.extend(self.folder.problems());
         problems.sort();
         (issuers, problems)
+    }
+
+    /// The ConfigMaps in force; of several with one name, the first counts.
+    fn config_maps(&self) -> ConfigMaps {
+        let mut config_maps = ConfigMaps::default();
+        for (_, document) in self.folder.documents() {
+            if let Object::ConfigMap(ConfigMapObject { namespace, name, data }) = &document.object {
+                let name = (namespace.clone(), name.clone());
+                config_maps.0.entry(name).or_insert_with(|| data.clone());
+            }
+        }
+        config_maps
     }
 
     /// Where each issuer is; of several with one name, the first counts.

@@ -264,6 +264,9 @@ fn selects(query: &str, object: &Value) -> bool {
             ("fieldSelector", Some(("metadata.name", wanted))) => {
                 object["metadata"]["name"] == wanted
             }
+            ("fieldSelector", Some(("spec.signerName", wanted))) => {
+                object["spec"]["signerName"] == wanted
+            }
             ("fieldSelector" | "labelSelector", _) => panic!("no such selector here: {value}"),
             _ => true,
         }

@@ -126,7 +126,13 @@ impl Writer {
             Outcome::TrustChanged => Words {
                 severity: NORMAL,
                 reason: "TrustAnchorsReplaced",
-                message: format!("{issuer} has other trust anchors; they are in the volume"),
+                message: "whom to trust has changed; the new trust anchors are in the volume"
+                    .to_owned(),
+            },
+            Outcome::TrustKept { message } => Words {
+                severity: WARNING,
+                reason: "TrustAnchorsKept",
+                message: format!("{message}; the trust anchors in the volume stay"),
             },
             Outcome::Failed { .. } => return self.write_failure(report).await,
         };

@@ -96,6 +96,7 @@ impl Metrics {
                 self.failures.get_or_create(&labels).inc();
             }
             Outcome::TrustChanged
+            | Outcome::TrustKept { .. }
             | Outcome::Adopted
             | Outcome::NotRemoved { .. }
             | Outcome::Unpublished

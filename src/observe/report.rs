@@ -72,6 +72,9 @@ fn log(report: &Report) {
         }
         Outcome::Warned { message } => tell!(warn, warning = message, "the issuer warns"),
         Outcome::TrustChanged => tell!(info, "trust anchors replaced"),
+        Outcome::TrustKept { message } => {
+            tell!(warn, problem = message, "trust anchors stay as they are")
+        }
         Outcome::Adopted => tell!(info, "volume taken over from an earlier process"),
         Outcome::Unpublished => tell!(info, "volume removed"),
     }

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 pub use status::{Phase, VolumeStatus};
 use task::{Origin, Progress, SharedTarget, VolumeTask};
 
+use crate::anchors::AnchorSources;
 use crate::clock::{Clock, Timestamp};
 use crate::error::with_causes;
 use crate::issuer::{Entry, IssueErrorKind, Issuers};
@@ -31,8 +32,8 @@ use crate::spec::policy::PolicyDenied;
 use crate::spec::request::{CertificateSpec, NodeContext, PublishRequest};
 use crate::spec::volume::{IssuerRef, PodRef, TargetPath, VolumeId};
 use crate::sync::{can_block_in_place, lock};
-use crate::volume::{Found, Record, Volume, VolumeIoError, Volumes};
-use crate::x509::{Certificate, GeneralName};
+use crate::volume::{Found, Record, VolumeIoError, Volumes};
+use crate::x509::GeneralName;
 
 /// What the renewer works with.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub struct Settings {
     pub volumes: Volumes,
     /// Who signs.
     pub issuers: Issuers,
+    /// Where volumes have further trust anchors from.
+    pub anchors: AnchorSources,
     /// What time it is.
     pub clock: Clock,
     /// What records are read with.
@@ -129,6 +132,11 @@ pub enum Outcome {
     },
     /// The trust anchors changed under a certificate that stays.
     TrustChanged,
+    /// The trust anchors that a source says cannot be taken over; those in the volume stay.
+    TrustKept {
+        /// What is wrong and what to do.
+        message: String,
+    },
     /// The CA signed, and has something to say about it.
     Warned {
         /// In its own words.
@@ -390,7 +398,7 @@ impl Shared {
     }
 
     /// The other volumes that a volume with `request` may share with, and what is in them.
-    fn offers(&self, request: &PublishRequest) -> Vec<(Volume, Certificate)> {
+    fn offers(&self, request: &PublishRequest) -> Vec<task::Offer> {
         self.lock().live().filter_map(|task| task.offer(request)).collect()
     }
 

@@ -21,14 +21,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::life::{Life, Plan};
-pub(super) use self::sharing::Sharing;
+pub(super) use self::sharing::{Offer, Sharing};
 pub(super) use self::slow_keys::SlowKeys;
 use super::schedule::{self, Seed};
 use super::{NotReady, Phase, PublishError, Shared, Subject, VolumeStatus};
 use crate::clock::Timestamp;
 use crate::error::with_causes;
 use crate::issuer::IssueErrorKind;
-use crate::spec::request::{CertificateSpec, PublishRequest};
+use crate::spec::request::PublishRequest;
 use crate::spec::volume::TargetPath;
 use crate::sync::lock;
 use crate::volume::{Record, Volume};
@@ -112,6 +112,7 @@ impl VolumeTask {
             asked: Instant::now(),
         };
         let seed = Seed::of(&request.volume);
+        let elsewhere = shared.settings.anchors.follow(&request.pod.namespace, &request.trust);
         let request = Arc::new(Mutex::new(Arc::new(request)));
         let target = Arc::new(Mutex::new(target));
         let record = Arc::new(record);
@@ -130,6 +131,9 @@ impl VolumeTask {
             plan: Plan::at_once(shared.settings.clock.now()),
             trust_check_at: None,
             trust_failed: false,
+            elsewhere,
+            awaits_trust: false,
+            trust_told: None,
             told: Vec::new(),
             advice_due: None,
             hurries: 0,
@@ -187,13 +191,14 @@ impl VolumeTask {
         Subject::of(&lock(&self.request))
     }
 
-    /// The volume and the certificate in it, if a volume with `request` may have the same.
-    pub(super) fn offer(&self, request: &PublishRequest) -> Option<(Volume, Certificate)> {
+    /// What is in the volume, if a volume with `request` may have the same.
+    pub(super) fn offer(&self, request: &PublishRequest) -> Option<Offer> {
         if !sharing::is_same(&lock(&self.request), request) {
             return None;
         }
-        let leaf = self.progress.borrow().installed.as_ref()?.leaf.clone();
-        Some((lock(&self.target).volume.clone()?, leaf))
+        let Installed { leaf, own_anchors, .. } = self.progress.borrow().installed.clone()?;
+        let volume = lock(&self.target).volume.clone()?;
+        Some(Offer { volume, leaf, anchors: own_anchors })
     }
 
     pub(super) fn status(&self, now: Timestamp) -> VolumeStatus {
@@ -283,12 +288,13 @@ impl Progress {
 
 impl Installed {
     /// The certificate that an earlier process installed.
-    fn adopted(bundle: &Bundle, spec: &CertificateSpec, seed: Seed) -> Self {
+    fn adopted(bundle: &Bundle, request: &PublishRequest, seed: Seed) -> Self {
         let leaf = bundle.leaf().clone();
         let anchors = bundle.trust_anchors();
         let chain = || std::iter::once(bundle.leaf()).chain(bundle.intermediates());
         let own_anchors = match anchors {
-            [only] => vec![only.clone()],
+            // Unless it may be from elsewhere.
+            [only] if request.trust.is_empty() => vec![only.clone()],
             several => several
                 .iter()
                 .filter(|anchor| {
@@ -298,7 +304,7 @@ impl Installed {
                 .collect(),
         };
         Self {
-            renew_at: schedule::renew_at(leaf.validity(), spec, seed),
+            renew_at: schedule::renew_at(leaf.validity(), &request.certificate, seed),
             leaf,
             own_anchors,
             anchors: anchors.to_vec(),

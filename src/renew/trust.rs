@@ -84,7 +84,25 @@ impl Ledger {
     }
 }
 
-/// The anchors to carry: the issuer's `current` ones, and of those `held` the ones still needed.
+/// The anchors that are wanted: the issuer's, then those from elsewhere. While one of both is not
+/// known (`None`), none of `held` is unwanted.
+pub(super) fn wanted(
+    issuer: Option<&[Certificate]>,
+    elsewhere: Option<&[Certificate]>,
+    held: &[Certificate],
+) -> Vec<Certificate> {
+    let known = [issuer, elsewhere].into_iter().flatten().flatten();
+    let kept = held.iter().filter(|_| issuer.is_none() || elsewhere.is_none());
+    let mut wanted = Vec::new();
+    for anchor in known.chain(kept) {
+        if !contains(&wanted, anchor) {
+            wanted.push(anchor.clone());
+        }
+    }
+    wanted
+}
+
+/// The anchors to carry: the `current` ones, and of those `held` the ones still needed.
 pub(super) fn anchors(
     current: &[Certificate],
     held: &[&[Certificate]],
@@ -99,7 +117,7 @@ pub(super) fn anchors(
             anchors.push(anchor.clone());
         }
     }
-    // The issuer's own come first.
+    // The issuer's own come first, and those of old leaves last.
     anchors.truncate(MOST_TRUST_ANCHORS);
     anchors
 }

@@ -82,6 +82,8 @@ pub enum Section {
     Certificate,
     /// The private key.
     Key,
+    /// Whom the volume trusts.
+    Trust,
     /// PEM and DER files.
     Files,
     /// PKCS#12 and JKS files.
@@ -217,6 +219,7 @@ impl fmt::Display for Section {
             Self::Names => "Names",
             Self::Certificate => "Certificate",
             Self::Key => "Private key",
+            Self::Trust => "Trust anchors",
             Self::Files => "Files",
             Self::Keystores => "Keystores",
             Self::Permissions => "Permissions",

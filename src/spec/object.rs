@@ -1,5 +1,5 @@
-//! Issuer objects as plain data: `ClusterIssuer` and `Issuer` of `certmount.dev/v1alpha1`, and the
-//! `Secret`s that they refer to.
+//! Issuer objects as plain data: `ClusterIssuer` and `Issuer` of `certmount.dev/v1alpha1`, the
+//! `Secret`s that they refer to, and the `ConfigMap`s that volumes refer to.
 //!
 //! The fields of `spec` have the names that they have in cert-manager's Issuer, so that a spec can
 //! be pasted. Unknown fields are refused: a misspelt one would silently change what is signed.
@@ -51,6 +51,8 @@ pub enum Object {
     Issuer(Box<IssuerObject>),
     /// A `Secret`.
     Secret(SecretObject),
+    /// A `ConfigMap`.
+    ConfigMap(ConfigMapObject),
 }
 
 /// A `ClusterIssuer` or an `Issuer`.
@@ -181,6 +183,17 @@ pub struct SecretObject {
     values: BTreeMap<String, Zeroizing<Vec<u8>>>,
 }
 
+/// A `ConfigMap`, less what is no text.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ConfigMapObject {
+    /// Its namespace, if it says one.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// Its texts.
+    pub data: BTreeMap<String, String>,
+}
+
 impl IssuerObject {
     /// Ties kind, metadata and spec together.
     ///
@@ -282,6 +295,7 @@ impl fmt::Display for Object {
         match self {
             Self::Issuer(issuer) => issuer.fmt(f),
             Self::Secret(secret) => secret.fmt(f),
+            Self::ConfigMap(config_map) => config_map.fmt(f),
         }
     }
 }
@@ -296,6 +310,13 @@ impl fmt::Display for IssuerObject {
 impl fmt::Display for SecretObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret ")?;
+        display_name(f, self.namespace.as_deref(), &self.name)
+    }
+}
+
+impl fmt::Display for ConfigMapObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ConfigMap ")?;
         display_name(f, self.namespace.as_deref(), &self.name)
     }
 }

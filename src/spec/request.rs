@@ -4,6 +4,7 @@ mod certificate;
 mod files;
 mod problems;
 mod reader;
+mod trust;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,7 +21,7 @@ use super::layout::{FileLayout, Password};
 use super::tokens::PodTokens;
 use super::values::{ValueError, quoted};
 use super::variables::Variables;
-use super::volume::{IssuerRef, PodRef, TargetPath, VolumeId};
+use super::volume::{IssuerRef, PodRef, TargetPath, TrustRef, VolumeId};
 use crate::x509::{KeyAlgorithm, Template};
 
 /// What one NodePublishVolume call asks for.
@@ -36,6 +37,8 @@ pub struct PublishRequest {
     pub pod_ip: Option<IpAddr>,
     /// The certificate that is wanted.
     pub certificate: CertificateSpec,
+    /// Whom to trust beside the issuer.
+    pub trust: Vec<TrustRef>,
     /// The files to write.
     pub files: FileLayout,
     /// Who may read them.
@@ -179,6 +182,7 @@ impl PublishRequest {
         let variables = Variables { pod: &pod, node_name: &node.node_name, pod_ip: raw.pod_ip };
         let mut reader = Reader::new(raw.attributes, variables, secrets);
         let certificate = certificate::certificate(&mut reader);
+        let trust = trust::trust(&mut reader);
         let files = files::files(&mut reader, certificate.key_algorithm);
         let ownership = files::ownership(&mut reader, raw.volume_mount_group);
         let Reader { problems, warnings, annotations, .. } = reader;
@@ -189,6 +193,7 @@ impl PublishRequest {
             pod,
             pod_ip: raw.pod_ip,
             certificate,
+            trust,
             files,
             ownership,
             annotations,

@@ -1,4 +1,4 @@
-//! Which volume, for which pod: the identities kubelet hands over.
+//! Which volume, for which pod: the identities kubelet hands over, and those of what it names.
 //!
 //! Kubelet makes the volume id from the pod's uid and the volume's name, and the target path holds
 //! both. [`VolumeId::belongs_to`] compares the three, so that a pod cannot pass for another by
@@ -48,6 +48,22 @@ pub struct IssuerRef {
     pub kind: String,
     /// The issuer's name.
     pub name: String,
+}
+
+/// Where a volume takes trust anchors from, beside those of its issuer.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum TrustRef {
+    /// The PEM text under a key of a ConfigMap in the pod's namespace.
+    ConfigMap {
+        /// The ConfigMap's name.
+        name: String,
+        /// The key.
+        key: String,
+    },
+    /// The ClusterTrustBundle of this name.
+    Bundle(String),
+    /// Every ClusterTrustBundle of this signer.
+    Signer(String),
 }
 
 /// Why an identity is refused.

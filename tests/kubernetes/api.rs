@@ -83,6 +83,8 @@ impl Api {
                 &format!("--service-account-key-file={key}"),
                 &format!("--service-account-signing-key-file={key}"),
                 "--service-cluster-ip-range=10.96.0.0/16",
+                "--feature-gates=ClusterTrustBundle=true",
+                "--runtime-config=certificates.k8s.io/v1beta1/clustertrustbundles=true",
                 // Nobody makes service accounts here.
                 "--disable-admission-plugins=ServiceAccount",
             ],
@@ -285,6 +287,7 @@ fn rights() -> String {
         .args(["--namespace", "certmount-system", "--kube-version", "v1.36.0"])
         .args(["--show-only", "templates/rbac.yaml"])
         .args(["--set", "issuers.secrets={root}", "--set", "issuers.kubernetesSigners=true"])
+        .args(["--set", "trust.configMaps={roots}"])
         .output()
         .unwrap();
     assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));

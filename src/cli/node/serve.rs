@@ -113,6 +113,7 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
     let renewer = Renewer::new(Settings {
         volumes,
         issuers: issuers.clone(),
+        anchors: config.anchors,
         clock: clock.clone(),
         node: plan.node.clone(),
         reports,

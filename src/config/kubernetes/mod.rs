@@ -27,6 +27,7 @@ use self::watches::{Heard, Subject, Watcher};
 use super::assemble::{Assembler, Placed};
 use super::follow::make_known;
 use super::{Problem, Running, Severity};
+use crate::anchors::AnchorSources;
 use crate::issuer::{IssuerSet, Issuers, Surroundings};
 use crate::kubernetes::Access;
 use crate::spec::object::{IssuerKind, Object};
@@ -78,7 +79,7 @@ pub fn start(
     let (issuers_out, issuers) = Issuers::channel(first);
     let (problems_out, problems) = watch::channel(Vec::new());
     tokio::spawn(follow(source, hearing, issuers_out, problems_out));
-    Running { issuers, problems }
+    Running { issuers, anchors: AnchorSources::of_cluster(access.clone()), problems }
 }
 
 /// How many changes may wait to be taken up.
@@ -198,7 +199,7 @@ impl Source {
         let objects = self.issuers.values().filter_map(|held| held.object.as_ref());
         let issuers = objects.filter_map(|object| match object {
             Object::Issuer(issuer) => Some(issuer),
-            Object::Secret(_) => None,
+            Object::ConfigMap(_) | Object::Secret(_) => None,
         });
         issuers.flat_map(|issuer| {
             let namespace = issuer.namespace.as_ref().unwrap_or(&self.namespace);

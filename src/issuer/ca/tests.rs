@@ -191,7 +191,7 @@ fn issuer(spec: &str) -> IssuerObject {
     );
     match object::parse(&text).remove(0).unwrap().object {
         Object::Issuer(issuer) => *issuer,
-        Object::Secret(secret) => panic!("{secret:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -201,7 +201,7 @@ fn secret(values: &BTreeMap<&str, String>) -> SecretObject {
     });
     match object::parse(&object.to_string()).remove(0).unwrap().object {
         Object::Secret(secret) => secret,
-        Object::Issuer(issuer) => panic!("{issuer:?}"),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -160,7 +160,7 @@ fn object(kind: &str, name: &str, spec: &str) -> IssuerObject {
     );
     match object::parse(&text).remove(0).unwrap().object {
         Object::Issuer(issuer) => *issuer,
-        Object::Secret(secret) => panic!("{secret:?}"),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -106,7 +106,7 @@ fn build_from(kind_and_metadata: &str, spec: &str) -> Result<Arc<dyn Issuer>, St
     );
     let object = match object::parse(&text).remove(0).map_err(|error| error.message)?.object {
         Object::Issuer(issuer) => *issuer,
-        Object::Secret(secret) => panic!("{secret:?}"),
+        other => panic!("{other:?}"),
     };
     let values = [("token", "t0ken-of-a-secret\n"), ("secretId", "s3cret-id")];
     let values = values.map(|(k, v)| (k.to_owned(), Zeroizing::new(v.as_bytes().to_vec())));

@@ -1,13 +1,17 @@
-//! The trust anchors in a volume, while an issuer changes under it.
+//! The trust anchors in a volume, while its issuer and the other sources change under it.
 
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use super::Installed;
 use super::attempt::{node_error, write_files};
-use super::life::{Life, Plan};
+use super::life::{Life, Plan, Stopped};
+use crate::anchors::Problem;
 use crate::issuer::{IssueError, IssueErrorKind};
 use crate::renew::{Outcome, blocking, schedule, trust};
-use crate::x509::Bundle;
+use crate::spec::request::PublishRequest;
+use crate::x509::{Bundle, Certificate};
 
 impl Life {
     /// The issuers changed. What is no change for this volume moves nothing, so that an edit of one
@@ -50,7 +54,56 @@ impl Life {
         }
     }
 
-    /// Brings the anchors in the volume to what the issuer and the leaves in use need now.
+    /// The sources beside the issuer changed: the volume trusts whom they say now, and its owner is
+    /// told of what they cannot mean.
+    pub(super) async fn follow_elsewhere(&mut self) {
+        if self.progress.borrow().installed.is_none() {
+            if self.awaits_trust && self.elsewhere.known().is_some() {
+                self.plan = Plan::at_once(self.shared.settings.clock.now());
+            }
+            return;
+        }
+        match self.elsewhere.problem() {
+            Some(Problem::Wrong(message)) if self.trust_told.as_ref() != Some(&message) => {
+                self.trust_told = Some(message.clone());
+                self.shared.report(self.subject(), Outcome::TrustKept { message });
+            }
+            Some(_) => {}
+            None => self.trust_told = None,
+        }
+        self.update_trust().await;
+    }
+
+    /// Returns when it is known whom the volume is to trust beside its issuer: a pod that starts
+    /// with less would not notice. What has a certificate keeps what it trusts meanwhile.
+    pub(super) async fn await_trust(&mut self) -> Result<(), Stopped> {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let is_installed = self.progress.borrow().installed.is_some();
+        self.awaits_trust = !is_installed && self.elsewhere.known().is_none();
+        if !self.awaits_trust {
+            return Ok(());
+        }
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => return Err(Stopped::Cancelled),
+            _ = timeout(PATIENCE, self.elsewhere.settled()) => {}
+        }
+        if self.elsewhere.known().is_some() {
+            self.awaits_trust = false;
+            return Ok(());
+        }
+        let unread = "the trust anchors that the volume names could not be read yet: the API \
+                      server does not answer";
+        let error = match self.elsewhere.problem() {
+            Some(Problem::Wrong(message)) => IssueError::new(IssueErrorKind::Config, message),
+            Some(Problem::Unread(message)) => IssueError::new(IssueErrorKind::Unavailable, message),
+            None => IssueError::new(IssueErrorKind::Unavailable, unread),
+        };
+        Err(error.into())
+    }
+
+    /// Brings the anchors in the volume to what its issuer, the other sources and the leaves in use
+    /// need now.
     pub(super) async fn update_trust(&mut self) {
         let request = self.request();
         let Some(installed) = self.progress.borrow().installed.clone() else {
@@ -61,13 +114,8 @@ impl Life {
         };
         let now = self.shared.settings.clock.now();
         let settling = schedule::settling(installed.leaf.validity(), request.certificate.duration);
-        let Ok(issuer) = self.issuer(&request) else {
-            // Who is to be trusted next is known when it is back.
-            self.plan_trust_check(&installed);
-            return;
-        };
         let anchors = trust::anchors(
-            issuer.trust_anchors().unwrap_or(&installed.own_anchors),
+            &self.wanted(&request, &installed),
             &[&installed.own_anchors, &installed.anchors],
             &self.shared.ledger,
             now,
@@ -116,12 +164,19 @@ impl Life {
     /// Looks again later while the volume holds an anchor that may go one day.
     pub(super) fn plan_trust_check(&mut self, installed: &Installed) {
         let request = self.request();
-        let issuer = self.issuer(&request).ok();
-        let current = issuer.as_ref().and_then(|issuer| issuer.trust_anchors());
-        let wanted = current.unwrap_or(&installed.own_anchors);
-        let surplus = installed.anchors.iter().any(|anchor| !trust::contains(wanted, anchor));
+        let wanted = self.wanted(&request, installed);
+        let surplus = installed.anchors.iter().any(|anchor| !trust::contains(&wanted, anchor));
         let pause = schedule::settling(installed.leaf.validity(), request.certificate.duration) / 2;
         let now = self.shared.settings.clock.now();
         self.trust_check_at = surplus.then(|| now + pause.max(Duration::from_secs(1)));
+    }
+
+    /// The anchors that the volume is to have, whatever the leaves in use need.
+    fn wanted(&self, request: &PublishRequest, installed: &Installed) -> Vec<Certificate> {
+        // Without an issuer, who is to be trusted next is known when it is back.
+        let issuer = self.issuer(request).ok();
+        let current =
+            issuer.as_ref().map(|issuer| issuer.trust_anchors().unwrap_or(&installed.own_anchors));
+        trust::wanted(current, self.elsewhere.known().as_deref(), &installed.anchors)
     }
 }

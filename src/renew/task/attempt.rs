@@ -21,6 +21,7 @@ impl Life {
         let issuer = self.issuer(&request);
         self.is_news(&issuer);
         let issuer = issuer?;
+        self.await_trust().await?;
         let (volume, key, csr) = self.prepare(&request).await?;
         let handle = PendingHandle(volume.clone());
         let warnings = Warnings::default();
@@ -152,6 +153,7 @@ impl Life {
     ) -> Result<Installed, IssueError> {
         let current = issuer.trust_anchors().map(<[_]>::to_vec);
         let held = self.progress.borrow().installed.as_ref().map(|held| held.anchors.clone());
+        let (held, elsewhere) = (held.unwrap_or_default(), self.elsewhere.known());
         let (shared, request, seed) = (Arc::clone(&self.shared), Arc::clone(request), self.seed);
         blocking(move || {
             let spec = &request.certificate;
@@ -163,9 +165,10 @@ impl Life {
                 })?;
             let own_anchors = bundle.trust_anchors().to_vec();
             let validity = bundle.leaf().validity();
+            let issuers = current.as_deref().unwrap_or(&own_anchors);
             let anchors = trust::anchors(
-                current.as_deref().unwrap_or(&own_anchors),
-                &[&own_anchors, held.as_deref().unwrap_or_default()],
+                &trust::wanted(Some(issuers), elsewhere.as_deref(), &held),
+                &[&own_anchors, &held],
                 &shared.ledger,
                 now,
                 schedule::settling(validity, spec.duration),

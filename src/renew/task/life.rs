@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Installed, Origin, Progress, SharedRequest, SharedTarget, abandoned};
+use crate::anchors::Anchors;
 use crate::clock::{Timestamp, between};
 use crate::error::with_causes;
 use crate::issuer::{IssueError, IssueErrorKind, Issuer};
@@ -35,6 +36,12 @@ pub(super) struct Life {
     pub(super) trust_check_at: Option<Timestamp>,
     /// Whether the last failure was one of replacing the trust anchors.
     pub(super) trust_failed: bool,
+    /// The trust anchors from elsewhere than the issuer.
+    pub(super) elsewhere: Anchors,
+    /// Whether the last attempt failed for want of these.
+    pub(super) awaits_trust: bool,
+    /// What was last told to be wrong with these.
+    pub(super) trust_told: Option<String>,
     /// What the CA last had to say beside a certificate.
     pub(super) told: Vec<String>,
     /// When to ask the CA about the renewal of the certificate.
@@ -80,6 +87,7 @@ impl Life {
         let clock = self.shared.settings.clock.clone();
         let cancel = self.cancel.clone();
         let mut issuers = self.shared.settings.issuers.clone();
+        let mut elsewhere = self.elsewhere.clone();
         if let Some(Origin::Adopted { volume, .. }) = origin.take() {
             self.take_over(volume).await;
         }
@@ -91,6 +99,10 @@ impl Life {
                 () = cancel.cancelled() => return,
                 () = issuers.changed() => {
                     self.follow_issuer().await;
+                    continue;
+                }
+                () = elsewhere.changed() => {
+                    self.follow_elsewhere().await;
                     continue;
                 }
                 () = clock.sleep_between(made_at, due) => {}
@@ -124,13 +136,12 @@ impl Life {
     /// Takes over what an earlier process left.
     async fn take_over(&mut self, volume: Volume) {
         self.set_volume(volume.clone());
-        let spec = self.request().certificate.clone();
-        let seed = self.seed;
+        let (request, seed) = (self.request(), self.seed);
         let found = blocking(move || {
             let state = volume.state()?.and_then(|state| Bundle::from_state(&state).ok());
             let pending = volume.pending_key()?.is_some();
             Ok::<_, VolumeIoError>((
-                state.map(|bundle| Installed::adopted(&bundle, &spec, seed)),
+                state.map(|bundle| Installed::adopted(&bundle, &request, seed)),
                 pending,
             ))
         })

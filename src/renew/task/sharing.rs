@@ -14,6 +14,7 @@ use super::life::{Life, Stopped};
 use crate::renew::{blocking, schedule};
 use crate::spec::request::PublishRequest;
 use crate::sync::lock;
+use crate::volume::Volume;
 use crate::x509::{Bundle, Certificate, Issued, PrivateKey};
 
 /// Whose turn it is to order, among those who ask for the same.
@@ -31,6 +32,16 @@ impl Sharing {
         };
         turn.lock_owned().await
     }
+}
+
+/// What another volume has, and may be had with it.
+#[derive(Debug)]
+pub(in crate::renew) struct Offer {
+    /// Where its key is.
+    pub(super) volume: Volume,
+    pub(super) leaf: Certificate,
+    /// What the leaf chains to.
+    pub(super) anchors: Vec<Certificate>,
 }
 
 /// Whether pods with these requests are given the same.
@@ -70,19 +81,16 @@ impl Life {
         let (spec, seed) = (&request.certificate, self.seed);
         let newest = offers
             .into_iter()
-            .filter(|(_, leaf)| is_newer(leaf))
-            .filter(|(_, leaf)| schedule::renew_at(leaf.validity(), spec, seed) > now)
-            .max_by_key(|(_, leaf)| since(leaf));
-        let (volume, leaf) = newest?;
+            .filter(|offer| is_newer(&offer.leaf))
+            .filter(|offer| schedule::renew_at(offer.leaf.validity(), spec, seed) > now)
+            .max_by_key(|offer| since(&offer.leaf));
+        let Offer { volume, leaf, anchors } = newest?;
         let found = blocking(move || {
             // The volume may be on its way out: then there is nothing to share.
             let state = volume.state().ok().flatten()?;
             let bundle = Bundle::from_state(&state).ok().filter(|it| *it.leaf() == leaf)?;
             let chain = [bundle.leaf()].into_iter().chain(bundle.intermediates());
-            let issued = Issued {
-                chain: chain.cloned().collect(),
-                trust_anchors: bundle.trust_anchors().to_vec(),
-            };
+            let issued = Issued { chain: chain.cloned().collect(), trust_anchors: anchors };
             Some((Arc::clone(bundle.key()), issued))
         });
         found.await

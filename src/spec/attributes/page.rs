@@ -13,6 +13,7 @@ pub fn markdown() -> String {
         Section::Names,
         Section::Certificate,
         Section::Key,
+        Section::Trust,
         Section::Files,
         Section::Keystores,
         Section::Permissions,

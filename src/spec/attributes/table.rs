@@ -101,13 +101,24 @@ attributes! {
             "Whether renewals keep the private key.";
     }
 
+    Trust {
+        TrustConfigMaps "trust-config-maps" Certmount, Syntax::List, "",
+            "ConfigMaps of the pod's namespace with certificates in PEM to trust, beside those of the \
+             issuer: `name`, whose key is then `ca.crt`, or `name/key`. They are followed.";
+        TrustBundles "trust-bundles" Certmount, Syntax::List, "",
+            "ClusterTrustBundles to trust, beside the certificates of the issuer: the name of one, or \
+             the name of a signer, such as `kubernetes.io/kube-apiserver-serving`, for all of its own. \
+             They are followed.";
+    }
+
     Files {
         CertificateFile "certificate-file" CertManager, Syntax::FileName, "`tls.crt`",
             "PEM: the certificate, then the intermediates.";
         PrivateKeyFile "privatekey-file" CertManager, Syntax::FileName, "`tls.key`",
             "PEM: the private key.";
         CaFile "ca-file" CertManager, Syntax::FileName, "`ca.crt`",
-            "PEM: the trust anchors; empty where the issuer does not say them.";
+            "PEM: the trust anchors; empty where the issuer does not say them, and nothing else is \
+             trusted.";
         LeafFile "leaf-file" Certmount, Syntax::FileName, "", "PEM: the certificate alone.";
         IntermediatesFile "intermediates-file" Certmount, Syntax::FileName, "",
             "PEM: the intermediates alone.";

@@ -251,7 +251,7 @@ mod tests {
                 IssuerMethod::Chained(chained) => Ok(chained),
                 other => panic!("{other:?}"),
             },
-            Object::Secret(secret) => panic!("{secret:?}"),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -129,6 +129,17 @@ fn reads_secrets_as_kubernetes_does() {
 }
 
 #[test]
+fn reads_config_maps() {
+    let text = "apiVersion: v1\nkind: ConfigMap\nimmutable: true\n\
+                metadata: {name: roots, namespace: shop}\n\
+                data: {ca.crt: some PEM}\nbinaryData: {ca.jks: AA==}\n";
+    let read = parse(text).remove(0).unwrap().object;
+    assert_eq!(read.to_string(), "ConfigMap shop/roots");
+    let Object::ConfigMap(config_map) = read else { panic!("{read:?}") };
+    assert_eq!(config_map.data, [("ca.crt".to_owned(), "some PEM".to_owned())].into());
+}
+
+#[test]
 fn errors_say_where_and_what_to_do() {
     for (text, place, said) in [
         (
@@ -176,7 +187,7 @@ fn errors_say_where_and_what_to_do() {
             "write certmount.dev/v1alpha1",
         ),
         (
-            "\n# x\n---\napiVersion: v1\nkind: ConfigMap\n".to_owned(),
+            "\n# x\n---\napiVersion: v1\nkind: Service\n".to_owned(),
             (4, 1),
             "no object that is read here",
         ),

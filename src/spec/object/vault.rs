@@ -425,7 +425,7 @@ mod tests {
                 IssuerMethod::Vault(spec) => Ok(*spec),
                 other => panic!("{other:?}"),
             },
-            Object::Secret(secret) => panic!("{secret:?}"),
+            other => panic!("{other:?}"),
         }
     }
 

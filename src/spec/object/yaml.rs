@@ -10,8 +10,8 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_saphyr::{Error, UserMessageFormatter};
 
 use super::{
-    API_VERSION, Base64, GROUP, IssuerKind, IssuerObject, IssuerSpec, Object, PlainText,
-    SecretObject, is_object_name,
+    API_VERSION, Base64, ConfigMapObject, GROUP, IssuerKind, IssuerObject, IssuerSpec, Object,
+    PlainText, SecretObject, is_object_name,
 };
 use crate::spec::values::quoted;
 
@@ -100,10 +100,11 @@ fn first_line(document: &str) -> Option<u64> {
 fn read_object(document: &str, first_line: u64) -> Result<Object, DocumentError> {
     let Header { api_version, kind, metadata: Metadata { name, namespace } } =
         read(document, first_line, None)?;
-    let issuer_kind = match (api_version.as_str(), kind.as_str()) {
-        (API_VERSION, "ClusterIssuer") => Some(IssuerKind::ClusterIssuer),
-        (API_VERSION, "Issuer") => Some(IssuerKind::Issuer),
-        ("v1", "Secret") => None,
+    let known = match (api_version.as_str(), kind.as_str()) {
+        (API_VERSION, "ClusterIssuer") => Kind::Issuer(IssuerKind::ClusterIssuer),
+        (API_VERSION, "Issuer") => Kind::Issuer(IssuerKind::Issuer),
+        ("v1", "ConfigMap") => Kind::ConfigMap,
+        ("v1", "Secret") => Kind::Secret,
         _ => return Err(DocumentError::at(first_line, not_ours(&api_version, &kind))),
     };
     if name.is_empty() {
@@ -127,15 +128,19 @@ fn read_object(document: &str, first_line: u64) -> Result<Object, DocumentError>
         Some(namespace) => format!("{kind} {namespace}/{name}"),
         None => format!("{kind} {name}"),
     };
-    match issuer_kind {
-        Some(kind) => {
+    match known {
+        Kind::Issuer(kind) => {
             let IssuerDocument { spec, .. } = read(document, first_line, Some(&object))?;
             let issuer = IssuerObject::new(kind, namespace, name, spec).map_err(|message| {
                 DocumentError { object: Some(object), ..DocumentError::at(first_line, message) }
             })?;
             Ok(Object::Issuer(Box::new(issuer)))
         }
-        None => {
+        Kind::ConfigMap => {
+            let ConfigMapDocument { data, .. } = read(document, first_line, Some(&object))?;
+            Ok(Object::ConfigMap(ConfigMapObject { namespace, name, data }))
+        }
+        Kind::Secret => {
             let SecretDocument { data, string_data, .. } =
                 read(document, first_line, Some(&object))?;
             let data = data.into_iter().map(|(key, Base64(value))| (key, value));
@@ -154,10 +159,17 @@ fn not_ours(api_version: &str, kind: &str) -> String {
     }
     format!(
         "apiVersion {} and kind {} are of no object that is read here: write {API_VERSION} with \
-         ClusterIssuer or Issuer, or v1 with Secret",
+         ClusterIssuer or Issuer, or v1 with Secret or ConfigMap",
         quoted(api_version),
         quoted(kind),
     )
+}
+
+/// What is read here.
+enum Kind {
+    Issuer(IssuerKind),
+    ConfigMap,
+    Secret,
 }
 
 /// What the document is.
@@ -211,6 +223,23 @@ struct SecretDocument {
     _immutable: IgnoredAny,
     #[serde(default, rename = "type")]
     _type: IgnoredAny,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigMapDocument {
+    #[serde(rename = "apiVersion")]
+    _api_version: IgnoredAny,
+    #[serde(rename = "kind")]
+    _kind: IgnoredAny,
+    #[serde(rename = "metadata")]
+    _metadata: IgnoredAny,
+    #[serde(default)]
+    data: BTreeMap<String, String>,
+    #[serde(default, rename = "binaryData")]
+    _binary_data: IgnoredAny,
+    #[serde(default, rename = "immutable")]
+    _immutable: IgnoredAny,
 }
 
 /// Reads `document` as a `T`; `first_line` and `object` say where an error is that cannot say so.

@@ -123,6 +123,35 @@ fn file_names(request: &PublishRequest) -> Vec<&str> {
     request.files.names().map(FileName::as_str).collect()
 }
 
+// Whom it trusts.
+
+#[test]
+fn trust_comes_from_config_maps_and_bundles() {
+    let config_map =
+        |name: &str, key: &str| TrustRef::ConfigMap { name: name.into(), key: key.into() };
+    let request = Request::ours()
+        .with("trust-config-maps", "kube-root-ca.crt, ${SERVICE_ACCOUNT_NAME}-roots/bundle.pem")
+        .with_theirs("trust-bundles", "example.com:serving:1,kubernetes.io/kube-apiserver-serving")
+        .parsed();
+    let wanted = [
+        config_map("kube-root-ca.crt", "ca.crt"),
+        config_map("seller-roots", "bundle.pem"),
+        TrustRef::Bundle("example.com:serving:1".into()),
+        TrustRef::Signer("kubernetes.io/kube-apiserver-serving".into()),
+    ];
+    assert_eq!(request.trust, wanted);
+    assert_eq!(Request::ours().parsed().trust, []);
+    for wrong in ["../x", "a/b/c", "a/", "/a", "A", "other namespace/a"] {
+        refused("trust-config-maps", wrong, "is not a ConfigMap of the pod's namespace");
+    }
+    for wrong in ["a/b/c", "example.com:", "A", "a=b"] {
+        refused("trust-bundles", wrong, "neither the name of a ClusterTrustBundle");
+    }
+    let many = "abcdefghi".split("").collect::<Vec<_>>().join(",");
+    let said = Request::ours().with("trust-bundles", &many).refused();
+    assert!(said.contains("name 9 sources: at most 8"), "{said}");
+}
+
 // Who the volume is for.
 
 #[test]
