@@ -550,9 +550,8 @@ fn trust_comes_from_config_maps_and_bundles_and_follows_them() {
                 ("certmount.dev/trust-config-maps", "roots"),
             ],
         );
-        let status = kubelet.publish(&volume).await.unwrap_err();
         let missing = "there is no ConfigMap shop/roots, which trust-config-maps names: create it";
-        assert!(status.message().contains(missing), "{status}");
+        until_it_says(&kubelet, &volume, missing).await;
         let partner = root("partner");
         apply_roots(&api, &pem(&partner));
         let missing = format!("there is no ClusterTrustBundle of the signer {SIGNER}");
