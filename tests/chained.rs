@@ -5,6 +5,9 @@
 #![allow(clippy::disallowed_methods, reason = "files for other programs, in a folder of our own")]
 
 mod common;
+#[path = "chained/step_ca.rs"]
+#[allow(unreachable_pub, reason = "a part of this test")]
+mod step_ca;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -26,6 +29,7 @@ use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use step_ca::StepCa;
 use tempfile::TempDir;
 use tonic::Code;
 
@@ -234,9 +238,75 @@ fn openssl_verifies_the_chain_of_a_pod_strictly() {
     namespaced_async(|| async {
         let node = Node::start();
         let seen = node.publish("web-0").await;
-        openssl_verify(&seen.target, "web-0.shop.svc").unwrap();
-        let refused = openssl_verify(&seen.target, "web-1.shop.svc").unwrap_err();
+        let own = Path::new("ca.crt");
+        openssl_verify(&seen.target, "web-0.shop.svc", own).unwrap();
+        let refused = openssl_verify(&seen.target, "web-1.shop.svc", own).unwrap_err();
         assert!(refused.contains("hostname mismatch"), "{refused}");
+    });
+}
+
+/// As the platform guide draws it: the root signs an intermediate by ACME, and that the servers.
+#[test]
+#[ignore = "needs step-ca, pebble-challtestsrv and openssl; .ci/run installs them"]
+fn a_root_that_speaks_acme_signs_the_intermediate_that_signs_the_servers() {
+    const MESH: &str = "
+apiVersion: certmount.dev/v1alpha1
+kind: ClusterIssuer
+metadata:
+  name: mesh
+spec:
+  chained:
+    issuerRef:
+      name: root
+    dnsNames: ['${NODE_NAME}.mesh.example.com']
+    duration: 10m
+    renewBefore: 9m50s
+    nameConstraints:
+      permitted:
+        dnsDomains: [svc]
+";
+    namespaced_async(|| async {
+        let mut step = StepCa::start();
+        let http = format!("127.0.0.1:{}", step.http_port);
+        let state = step.path("state");
+        let arguments = ["--acme-http01-address", &http, "--state-dir", state.to_str().unwrap()];
+        let files = [("mesh.yaml", MESH), ("root.yaml", &step.issuer())];
+        let plugin = Plugin::with_arguments(&files, &arguments);
+        let root = certificates_from_pem(&fs::read(step.root()).unwrap()).unwrap();
+        let node = Node { plugin, root: Default::default() };
+
+        let first = node.publish("web-0").await;
+        let [leaf, intermediate] = &first.chain[..] else { panic!("{:?}", first.chain) };
+        assert!(leaf.is_signed_by(intermediate) && intermediate.is_signed_by(&root[0]));
+        assert_eq!(intermediate.subject(), "CN=node-1.mesh.example.com");
+        assert_eq!(intermediate.issuer(), "CN=RootCA");
+        assert_eq!(intermediate.basic_constraints(), BasicConstraints::Ca { path_len: Some(0) });
+        assert_eq!(first.anchors, root);
+        openssl_verify(&first.target, "web-0.shop.svc", &step.root()).unwrap();
+        openssl_verify(&first.target, "web-1.shop.svc", &step.root()).unwrap_err();
+
+        // Replaced in time, with a new key, under pods that start.
+        let mut pods = 0;
+        let second = loop {
+            pods += 1;
+            let seen = node.publish(&format!("web-{pods}")).await;
+            if seen.chain[1] != *intermediate {
+                break seen;
+            }
+            assert!(pods < 600, "{}\n{}", node.plugin.log(), step.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        assert_ne!(second.chain[1].public_key_info(), intermediate.public_key_info());
+        for (pod, seen) in [(0, &first), (pods, &second)] {
+            openssl_verify(&seen.target, &format!("web-{pod}.shop.svc"), &step.root()).unwrap();
+        }
+        assert!((2..5).contains(&step.orders()), "{}", step.log());
+
+        step.stop();
+        for pod in 1000..1020 {
+            let seen = node.publish(&format!("web-{pod}")).await;
+            openssl_verify(&seen.target, &format!("web-{pod}.shop.svc"), &step.root()).unwrap();
+        }
     });
 }
 
@@ -261,7 +331,7 @@ fn openssl_enforces_the_name_constraints() {
         let folder = TempDir::new().unwrap();
         fs::write(folder.path().join("tls.crt"), chain_to_pem(&chain)).unwrap();
         fs::write(folder.path().join("ca.crt"), chain_to_pem([&root])).unwrap();
-        match (openssl_verify(folder.path(), name), said) {
+        match (openssl_verify(folder.path(), name, Path::new("ca.crt")), said) {
             (Ok(()), None) => {}
             (Err(refused), Some(said)) => assert!(refused.contains(said), "{refused}"),
             (verified, _) => panic!("{name}: {verified:?}"),
@@ -337,11 +407,13 @@ fn rustls_verifies(chain: &[Certificate], root: &Certificate, name: &str) -> Res
         .map_err(|error| format!("{error:?}"))
 }
 
-/// What `openssl verify` makes of `tls.crt` and `ca.crt` in `folder`.
-fn openssl_verify(folder: &Path, name: &str) -> Result<(), String> {
+/// What `openssl verify` makes of `tls.crt` in `folder`, for who trusts what is in `ca`.
+fn openssl_verify(folder: &Path, name: &str, ca: &Path) -> Result<(), String> {
     let output = Command::new("openssl")
         .args(["verify", "-x509_strict", "-purpose", "sslserver", "-verify_hostname", name])
-        .args(["-CAfile", "ca.crt", "-untrusted", "tls.crt", "tls.crt"])
+        .arg("-CAfile")
+        .arg(ca)
+        .args(["-untrusted", "tls.crt", "tls.crt"])
         .current_dir(folder)
         .output()
         .expect("openssl is there");

@@ -513,6 +513,38 @@ fn a_chained_issuer_without_its_upstream_is_warned_about() {
     assert_eq!(problem.severity, Severity::Warning);
     assert!(problem.to_string().contains("names ClusterIssuer root, which is not there"));
 
-    fs::write(folder.path().join("root.yaml"), self_signed("root")).unwrap();
+    let root = root(90 * DAY);
+    fs::write(folder.path().join("secret.yaml"), secret_of(&root)).unwrap();
+    fs::write(folder.path().join("root.yaml"), ca("root", "root")).unwrap();
     assert_eq!(load(folder.path()).problems, []);
+}
+
+#[test]
+fn an_upstream_that_could_never_sign_an_intermediate_is_told() {
+    let mesh = |fields: &str| {
+        self_signed("mesh")
+            .replace("selfSigned: {}", &format!("chained: {{issuerRef: {{name: root}}{fields}}}"))
+    };
+    let root = |method: &str| self_signed("root").replace("selfSigned: {}", method);
+    let acme = root("acme: {server: https://ca.example, privateKeySecretRef: {name: account}}");
+    for (root, fields, said) in [
+        (root("selfSigned: {}"), "", Some("a self-signing issuer")),
+        (root("chained: {issuerRef: {name: a, group: g.example}}"), "", Some("signs no CAs")),
+        (acme.clone(), "", Some("write dnsNames for the intermediates")),
+        (acme, ", dnsNames: [mesh.example.com]", None),
+    ] {
+        let folder = folder();
+        fs::write(folder.path().join("mesh.yaml"), mesh(fields)).unwrap();
+        fs::write(folder.path().join("root.yaml"), root).unwrap();
+        let problems = load(folder.path()).problems;
+        match (&problems[..], said) {
+            ([], None) => {}
+            ([problem], Some(said)) => {
+                assert_eq!(problem.severity, Severity::Error);
+                assert!(problem.message.contains(said), "{problem}");
+                assert_eq!(problem.object.as_deref(), Some("ClusterIssuer mesh"));
+            }
+            _ => panic!("{problems:?}"),
+        }
+    }
 }

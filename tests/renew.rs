@@ -266,6 +266,99 @@ fn unpublish_in_the_middle_of_an_order_leaves_nothing() {
 }
 
 #[test]
+fn an_order_that_nobody_goes_on_with_is_taken_back() {
+    in_world(async |mut world| {
+        *world.ca.trick.lock().unwrap() = Some(Trick::Awaits);
+        world.try_publish("web", &[]).await.unwrap_err();
+        assert_eq!(world.ca.forgotten(), [""; 0], "it goes on");
+        world.unpublish("web").await;
+        world.until(|world| world.ca.forgotten() == ["order"]).await;
+
+        // After a restart, of an issuer that is read a while later.
+        world.try_publish("web", &[]).await.unwrap_err();
+        let set = world.issuers.send_replace(Arc::default());
+        world = world.restart().await;
+        world.unpublish("web").await;
+        world.assert_nothing_left();
+        world.sleep(Duration::from_secs(60)).await;
+        assert_eq!(world.ca.forgotten().len(), 1);
+        world.issuers.send_replace(set);
+        world.until(|world| world.ca.forgotten() == ["order", "order"]).await;
+
+        // What has its certificate is not taken back.
+        *world.ca.trick.lock().unwrap() = Some(Trick::Remembers);
+        world.publish("web", &[]).await;
+        world.unpublish("web").await;
+        world.sleep(Duration::from_secs(60)).await;
+        assert_eq!(world.ca.forgotten().len(), 2);
+    });
+}
+
+#[test]
+fn who_shares_makes_no_key_before_it_is_needed() {
+    in_world(async |world| {
+        world.ca.shares.store(true, Ordering::SeqCst);
+        world.ca.delay.store(60, Ordering::SeqCst);
+        let first = world.start_publish("one", &[]);
+        world.until(|world| world.ca.asked.load(Ordering::SeqCst) == 1).await;
+        let second = world.start_publish("two", &[]);
+        world.sleep(Duration::from_secs(10)).await;
+        let made = |name| world.directory.path().join("data").join(world.volume_id(name).as_str());
+        assert!(made("one").exists() && !made("two").exists());
+        first.await.unwrap().unwrap();
+        second.await.unwrap().unwrap();
+        assert_eq!(world.ca.asked.load(Ordering::SeqCst), 1);
+        assert_eq!(world.key(&world.volume_id("one")), world.key(&world.volume_id("two")));
+        assert!(!made("two").join("pending/key").exists());
+    });
+}
+
+#[test]
+fn who_shares_goes_on_after_a_restart_with_what_the_other_has() {
+    in_world(async |mut world| {
+        *world.ca.trick.lock().unwrap() = Some(Trick::Awaits);
+        world.try_publish("two", &[]).await.unwrap_err();
+        *world.ca.trick.lock().unwrap() = None;
+        world.publish("one", &[]).await;
+        let asked = world.ca.asked.load(Ordering::SeqCst);
+        world.ca.shares.store(true, Ordering::SeqCst);
+        world = world.restart().await;
+        world.until(|world| world.status(&world.volume_id("two")).phase == Phase::Ready).await;
+        world.publish("two", &[]).await;
+        assert_eq!(world.ca.asked.load(Ordering::SeqCst), asked, "there was no need");
+        assert_eq!(world.key(&world.volume_id("one")), world.key(&world.volume_id("two")));
+        assert_eq!(world.ca.forgotten(), ["order"], "the order of its own is over");
+    });
+}
+
+#[test]
+fn whatever_a_ca_says_it_sees_no_storm_while_kubelet_asks_and_asks() {
+    use IssueErrorKind::{BadResponse, Config, Denied, Node, Pending, RateLimited, Unavailable};
+    in_world(async |world| {
+        world.ca.failing.store(true, Ordering::SeqCst);
+        for (kind, most) in [
+            (Denied, 40),
+            (RateLimited, 10),
+            (BadResponse, 200),
+            (Config, 3_000),
+            (Unavailable, 3_000),
+            (Node, 3_000),
+            (Pending, 6_000),
+        ] {
+            *world.ca.failure.lock().unwrap() = kind;
+            world.ca.asked.store(0, Ordering::SeqCst);
+            for _ in 0..24 * 30 {
+                let _ = world.try_publish("web", &[]).await;
+                world.sleep(HOUR / 30).await;
+            }
+            let asked = world.ca.asked.load(Ordering::SeqCst);
+            assert!((2..most).contains(&asked), "{kind:?}: asked {asked} times in a day");
+            world.unpublish("web").await;
+        }
+    });
+}
+
+#[test]
 fn a_volume_that_kubelet_forgot_is_removed_after_ten_minutes() {
     in_world(async |world| {
         world.ca.failing.store(true, Ordering::SeqCst);
@@ -819,6 +912,12 @@ struct TestCa {
     /// Seconds that it takes.
     delay: Arc<AtomicUsize>,
     failing: Arc<AtomicBool>,
+    /// How it fails.
+    failure: Arc<std::sync::Mutex<IssueErrorKind>>,
+    /// Whether pods of the node may share.
+    shares: Arc<AtomicBool>,
+    /// Handles of orders that nobody goes on with.
+    forgotten: Arc<std::sync::Mutex<Vec<String>>>,
     trick: Arc<std::sync::Mutex<Option<Trick>>>,
     last_key: Arc<std::sync::Mutex<Vec<u8>>>,
 }
@@ -835,6 +934,10 @@ enum Trick {
     ThreeSeconds,
     /// A right answer, with something to say about it.
     Warns,
+    /// None yet: the order has a handle.
+    Awaits,
+    /// A right answer to an order with a handle.
+    Remembers,
 }
 
 impl TestCa {
@@ -847,6 +950,9 @@ impl TestCa {
             asked: Arc::default(),
             delay: Arc::default(),
             failing: Arc::default(),
+            failure: Arc::new(std::sync::Mutex::new(IssueErrorKind::Unavailable)),
+            shares: Arc::default(),
+            forgotten: Arc::default(),
             trick: Arc::default(),
             last_key: Arc::default(),
         }
@@ -861,6 +967,9 @@ impl TestCa {
             asked: Arc::clone(&self.asked),
             delay: Arc::clone(&self.delay),
             failing: Arc::clone(&self.failing),
+            failure: Arc::clone(&self.failure),
+            shares: Arc::clone(&self.shares),
+            forgotten: Arc::clone(&self.forgotten),
             trick: Arc::clone(&self.trick),
             last_key: Arc::clone(&self.last_key),
         }
@@ -868,6 +977,10 @@ impl TestCa {
 
     fn authority(&self) -> Arc<CertificateAuthority> {
         Arc::clone(&self.authority.lock().unwrap())
+    }
+
+    fn forgotten(&self) -> Vec<String> {
+        self.forgotten.lock().unwrap().clone()
     }
 
     fn last_key(&self) -> Vec<u8> {
@@ -883,7 +996,9 @@ impl Issuer for TestCa {
         let delay = self.delay.load(Ordering::SeqCst);
         tokio::time::sleep(Duration::from_secs(delay as u64)).await;
         if self.failing.load(Ordering::SeqCst) {
-            return Err(IssueError::new(IssueErrorKind::Unavailable, "told to fail"));
+            let kind = *self.failure.lock().unwrap();
+            let limit = (kind == IssueErrorKind::RateLimited).then_some(HOUR * 3);
+            return Err(IssueError { retry_after: limit, ..IssueError::new(kind, "told to fail") });
         }
         let now = self.clock.now();
         let mut template = order.spec.template.clone();
@@ -912,6 +1027,11 @@ impl Issuer for TestCa {
             }
             Some(Trick::Panic) => panic!("told to"),
             Some(Trick::Warns) => order.warnings.add("told to warn".to_owned()),
+            Some(Trick::Remembers) => order.handle.save("order").unwrap(),
+            Some(Trick::Awaits) => {
+                order.handle.save("order").unwrap();
+                return Err(IssueError::new(IssueErrorKind::Pending, "told to wait"));
+            }
             None => {}
         }
         let leaf = self
@@ -923,6 +1043,14 @@ impl Issuer for TestCa {
 
     fn trust_anchors(&self) -> Option<&[Certificate]> {
         Some(&self.anchors)
+    }
+
+    fn shares_on_node(&self) -> bool {
+        self.shares.load(Ordering::SeqCst)
+    }
+
+    fn forget(&self, handle: &str) {
+        self.forgotten.lock().unwrap().push(handle.to_owned());
     }
 }
 

@@ -77,7 +77,7 @@ impl Assembler {
             let spec = &placed.object.spec;
             let before = before.remove(key).filter(|before| before.method == spec.method);
             let (built, said) = self.build(placed.object, before, &objects);
-            let upstream = objects.missing_upstream(placed.object);
+            let upstream = objects.upstream_problem(placed.object);
             let said = said.into_iter().chain(upstream);
             problems.extend(said.map(|(severity, message)| placed.problem(severity, message)));
             let policy = spec.policy.clone().in_cluster(self.cluster.clone());
@@ -175,17 +175,35 @@ impl<'a> Objects<'a> {
         objects
     }
 
-    /// That the issuer which signs for `issuer` is not there, though it is one of ours.
-    fn missing_upstream(&self, issuer: &IssuerObject) -> Option<(Severity, String)> {
+    /// That the issuer which is to sign for `issuer` is not there, though it is one of ours, or
+    /// never could.
+    fn upstream_problem(&self, issuer: &IssuerObject) -> Option<(Severity, String)> {
         let IssuerRef { group, kind, name } = issuer.spec.method.upstream()?;
         let namespace = issuer.namespace.clone().filter(|_| kind == "Issuer");
         let (group, kind, name) = (group.clone(), kind.clone(), name.clone());
         let key = IssuerKey { group, kind, namespace, name };
-        let missing = key.group == GROUP && !self.issuers.contains_key(&key);
-        missing.then(|| {
+        if key.group != GROUP {
+            return None;
+        }
+        let Some(upstream) = self.issuers.get(&key) else {
             let message = format!("issuerRef names {key}, which is not there: add it");
-            (Severity::Warning, message)
-        })
+            return Some((Severity::Warning, message));
+        };
+        let problem = match (&upstream.object.spec.method, &issuer.spec.method) {
+            (IssuerMethod::Acme(_), IssuerMethod::Chained(spec)) if spec.dns_names.is_empty() => {
+                "an ACME server, which signs only for names that are proved to it: write dnsNames \
+                 for the intermediates, such as mesh.example.com, and give it a solver for them"
+            }
+            (IssuerMethod::Chained(_), _) => {
+                "another chained issuer, which signs no CAs: name the one above it"
+            }
+            (IssuerMethod::SelfSigned(_), _) => {
+                "a self-signing issuer, below which each node would be a root of its own: name one \
+                 with a CA"
+            }
+            _ => return None,
+        };
+        Some((Severity::Error, format!("issuerRef names {key}, {problem}")))
     }
 
     /// The Secret that an issuer of `namespace` means by `name`.

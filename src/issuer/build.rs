@@ -1,6 +1,7 @@
 //! Issuers from the objects that describe them.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -54,6 +55,9 @@ pub struct Surroundings {
     pub state_dir: Option<PathBuf>,
     /// What this node answers to CAs that check names.
     pub acme: AcmeAnswers,
+    /// The node's addresses, beside those of this process' own network: what a tenant's issuer does
+    /// not reach.
+    pub node_addresses: Vec<IpAddr>,
 }
 
 impl Surroundings {
@@ -65,6 +69,7 @@ impl Surroundings {
             access: None,
             state_dir: None,
             acme: AcmeAnswers::default(),
+            node_addresses: Vec::new(),
         }
     }
 }
@@ -108,6 +113,7 @@ pub fn build(
         }
         IssuerMethod::Chained(spec) => {
             let (key, node_name) = (IssuerKey::of(object), &surroundings.node_name);
+            spec.names_on(node_name).map_err(BuildError::Unfit)?;
             Ok(Arc::new(Chained::new(key, spec.clone(), node_name, clock)))
         }
         IssuerMethod::SelfSigned(spec) => {

@@ -38,7 +38,7 @@ impl Asking {
             annotations: BTreeMap::new(),
             tokens: PodTokens::default(),
             handle: HandleInMemory::default(),
-            issuers: Issuers::channel(IssuerSet::default()).1,
+            issuers: no_issuers(),
         }
     }
 
@@ -61,4 +61,9 @@ impl Asking {
             issuers: &self.issuers,
         }
     }
+}
+
+/// A registry of no issuers.
+pub(super) fn no_issuers() -> Issuers {
+    Issuers::channel(IssuerSet::default()).1
 }

@@ -61,12 +61,19 @@ pub trait Issuer: fmt::Debug + Send + Sync {
 
     /// Asks the CA whether it would sign for us, without having it sign anything. What is here on
     /// the node answers at once.
-    async fn probe(&self) -> Result<(), IssueError> {
+    ///
+    /// `issuers` are all that are configured with it.
+    async fn probe(&self, _issuers: &Issuers) -> Result<(), IssueError> {
         Ok(())
     }
 
     /// Gives back what it holds at the CA, such as a session, before the process ends.
     async fn close(&self) {}
+
+    /// Takes back, in the background, what was made public for the order that `handle` means, which
+    /// nobody goes on with.
+    fn forget(&self, _handle: &str) {}
+
     /// Whether pods of this node that ask for the same may have one key and certificate together.
     fn shares_on_node(&self) -> bool {
         false

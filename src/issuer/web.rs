@@ -119,7 +119,7 @@ impl Web {
             .retry(reqwest::retry::never())
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TIMEOUT)
-            .dns_resolver(Resolver { reach, server_name: server_name.clone() });
+            .dns_resolver(Resolver { reach: reach.clone(), server_name: server_name.clone() });
         if let Some(pem) = ca_bundle {
             let roots = reqwest::Certificate::from_pem_bundle(&pem)
                 .map_err(|error| WebError::CaBundle(Some(error.into())))?;

@@ -38,6 +38,8 @@ fn bounds(kind: IssueErrorKind, stake: Stake) -> (Duration, Duration) {
     let (first, cap) = match (kind, stake) {
         (IssueErrorKind::Pending, _) => (seconds(2), seconds(30)),
         (IssueErrorKind::Denied, _) => (seconds(60), seconds(3600)),
+        // It may sign at each attempt.
+        (IssueErrorKind::BadResponse, Stake::First) => (seconds(1), seconds(900)),
         (_, Stake::First) => (seconds(1), seconds(60)),
         (_, Stake::Renewal(_)) => (seconds(30), seconds(6 * 3600)),
     };

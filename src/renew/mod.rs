@@ -422,24 +422,50 @@ impl Shared {
     ) -> Result<(), VolumeIoError> {
         let slot = Taken { shared: Arc::clone(&self), volume: volume.clone(), done };
         let mut targets = vec![target];
-        let mut subject = None;
+        let mut request = None;
+        let mut held = None;
         if let Some(task) = task {
-            subject = Some(task.subject());
+            request = Some(task.request());
             targets.push(task.target_path());
             task.cancel();
-            task.join().await;
+            held = task.join().await;
         }
         targets.dedup();
-        let removed = {
-            let volumes = self.settings.volumes.clone();
-            blocking(move || targets.iter().try_for_each(|target| volumes.remove(&volume, target)))
-        };
-        let removed = removed.await;
+        let volumes = self.settings.volumes.clone();
+        let (order, removed) = blocking(move || {
+            let order = held.and_then(|volume| volume.pending_handle().ok().flatten());
+            let removed = targets.iter().try_for_each(|target| volumes.remove(&volume, target));
+            (order, removed)
+        })
+        .await;
         drop(slot);
-        if let (Ok(()), Some(subject)) = (&removed, subject) {
-            self.report(subject, Outcome::Unpublished);
+        if let Some(request) = request {
+            if removed.is_ok() {
+                self.report(Subject::of(&request), Outcome::Unpublished);
+            }
+            if let Some(order) = order {
+                self.forget_order(&request, order);
+            }
         }
         removed
+    }
+
+    /// Has the issuer take back, in the background, what it made public for an order that nobody
+    /// goes on with: as soon as it is ready, which right after a start it may not be.
+    fn forget_order(&self, request: &PublishRequest, handle: String) {
+        const LONGEST_WAIT: Duration = Duration::from_secs(600);
+        let mut issuers = self.settings.issuers.clone();
+        let issuer = request.certificate.issuer.clone();
+        let namespace = request.pod.namespace.clone();
+        tokio::spawn(tokio::time::timeout(LONGEST_WAIT, async move {
+            loop {
+                if let Some(Entry { issuer: Ok(issuer), .. }) = issuers.get(&issuer, &namespace) {
+                    issuer.forget(&handle);
+                    break;
+                }
+                issuers.changed().await;
+            }
+        }));
     }
 
     /// Removes a volume whose own task says that nobody wants it. Where that fails, what is left is

@@ -191,6 +191,10 @@ impl VolumeTask {
         Subject::of(&lock(&self.request))
     }
 
+    pub(super) fn request(&self) -> Arc<PublishRequest> {
+        Arc::clone(&lock(&self.request))
+    }
+
     /// What is in the volume, if a volume with `request` may have the same.
     pub(super) fn offer(&self, request: &PublishRequest) -> Option<Offer> {
         if !sharing::is_same(&lock(&self.request), request) {
@@ -232,11 +236,12 @@ impl VolumeTask {
         async move { while progress.changed().await.is_ok() {} }
     }
 
-    /// Returns when the task has ended, after which nothing mounts the volume any more.
-    pub(super) async fn join(self) {
+    /// Returns when the task has ended, after which nothing mounts the volume any more; with the
+    /// volume, if it was made.
+    pub(super) async fn join(self) -> Option<Volume> {
         // A panic of the task was reported when it happened.
         let _ = self.join.await;
-        lock(&self.target).volume = None;
+        lock(&self.target).volume.take()
     }
 }
 

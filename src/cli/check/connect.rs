@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 
 use crate::config::{Place, Problem, Severity};
 use crate::error::with_causes;
-use crate::issuer::{Issuer, IssuerKey, IssuerSet};
+use crate::issuer::{Issuer, IssuerKey, IssuerSet, Issuers};
 
 /// A CA that takes longer to say whether it lets us in would hold up pods as well.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -23,10 +23,12 @@ pub(super) fn problems(
     places: &BTreeMap<IssuerKey, Place>,
 ) -> io::Result<Vec<Problem>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (_writer, all) = Issuers::channel(issuers.clone());
+    let all = &all;
     let ready = issuers.issuers.iter().filter_map(|(key, entry)| {
         let issuer = entry.issuer.as_ref().ok()?;
         Some(async move {
-            let message = problem(issuer.as_ref()).await?;
+            let message = problem(issuer.as_ref(), all).await?;
             let name = match &key.namespace {
                 Some(namespace) => format!("{namespace}/{}", key.name),
                 None => key.name.clone(),
@@ -42,8 +44,8 @@ pub(super) fn problems(
     Ok(runtime.block_on(join_all(ready)).into_iter().flatten().collect())
 }
 
-async fn problem(issuer: &dyn Issuer) -> Option<String> {
-    let probed = tokio::time::timeout(PATIENCE, issuer.probe()).await;
+async fn problem(issuer: &dyn Issuer, all: &Issuers) -> Option<String> {
+    let probed = tokio::time::timeout(PATIENCE, issuer.probe(all)).await;
     issuer.close().await;
     match probed {
         Ok(Ok(())) => None,

@@ -2,7 +2,7 @@
 
 mod serve;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -62,6 +62,13 @@ pub(super) struct Args {
     /// NODE_ID, where --node-id is not given
     #[arg(long, env = "NODE_ID", value_name = "NAME", hide = true)]
     csi_node_id: Option<String>,
+
+    /// The node's addresses, separated by commas: issuers of tenants do not reach them
+    ///
+    /// Needed where the driver is in a network of its own, as in a pod: the addresses of the
+    /// interfaces that it sees are known without it.
+    #[arg(long, env = "CERTMOUNT_NODE_IP", value_name = "IP", value_delimiter = ',')]
+    node_ip: Vec<IpAddr>,
 
     /// The folder below which each volume has a tmpfs of its own
     ///
@@ -295,6 +302,7 @@ impl Args {
             csi_endpoint,
             node_id,
             csi_node_id,
+            node_ip,
             data_root,
             driver_name,
             cluster,
@@ -327,6 +335,7 @@ impl Args {
             acme_http01_address,
             acme_tls_alpn_address,
             state_dir,
+            node_addresses: node_ip,
             registration,
             startup_taint,
             metrics_addr,

@@ -1,6 +1,6 @@
 //! The graph of parts: how they are put together, in which order they start, and how they end.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +36,7 @@ pub(super) struct Plan {
     pub(super) acme_http01_address: Option<SocketAddr>,
     pub(super) acme_tls_alpn_address: Option<SocketAddr>,
     pub(super) state_dir: PathBuf,
+    pub(super) node_addresses: Vec<IpAddr>,
     pub(super) registration: Option<Registration>,
     /// The key of the taint that the node has until kubelet knows the driver.
     pub(super) startup_taint: Option<String>,
@@ -86,6 +87,7 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
     let surroundings = Surroundings {
         state_dir: Some(plan.state_dir),
         acme: acme.clone(),
+        node_addresses: plan.node_addresses,
         ..Surroundings::new(clock.clone(), &plan.cluster.node_name)
     };
     let (config, access) = start_config(plan.source, plan.cluster, surroundings).await?;

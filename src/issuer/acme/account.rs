@@ -58,19 +58,11 @@ impl Account {
         email: Option<&str>,
         binding: Option<&BindingKey>,
     ) -> Result<Self, Failure> {
-        let directory = client.directory().await?;
-        let new_account = &directory.new_account;
-        let known = json!({"onlyReturnExisting": true});
-        let answer = match client.post(&key, Signer::Key, new_account, Some(&known)).await {
-            Err(failure) if failure.kind() == Some("accountDoesNotExist") => {
-                if directory.meta.external_account_required && binding.is_none() {
-                    let message = format!(
-                        "{} makes accounts only with an external binding: write \
-                         externalAccountBinding into the issuer, with what the CA gave for it",
-                        client.directory_url()
-                    );
-                    return Err(IssueError::new(IssueErrorKind::Config, message).into());
-                }
+        let new_account = &client.directory().await?.new_account;
+        let answer = match find(client, &key).await? {
+            Some(answer) => answer,
+            None => {
+                may_be_made(client, binding).await?;
                 let contact: Vec<_> =
                     email.map(|email| format!("mailto:{email}")).into_iter().collect();
                 let mut account = json!({"termsOfServiceAgreed": true, "contact": contact});
@@ -79,7 +71,6 @@ impl Account {
                 }
                 client.post(&key, Signer::Key, new_account, Some(&account)).await?
             }
-            answer => answer?,
         };
         let url = location(&answer, new_account)?;
         Ok(Self { client: Arc::clone(client), key, url })
@@ -94,6 +85,33 @@ impl Account {
     pub(super) async fn get(&self, url: &Url) -> Result<Answer, Failure> {
         self.client.post(&self.key, Signer::Account(&self.url), url, None).await
     }
+}
+
+/// The account of `key`, if there is one; none is made.
+pub(super) async fn find(client: &Client, key: &AccountKey) -> Result<Option<Answer>, Failure> {
+    let new_account = &client.directory().await?.new_account;
+    let known = json!({"onlyReturnExisting": true});
+    match client.post(key, Signer::Key, new_account, Some(&known)).await {
+        Err(failure) if failure.kind() == Some("accountDoesNotExist") => Ok(None),
+        answer => answer.map(Some),
+    }
+}
+
+/// Whether the server makes accounts with such a binding, as far as it says.
+pub(super) async fn may_be_made(
+    client: &Client,
+    binding: Option<&BindingKey>,
+) -> Result<(), Failure> {
+    let required = client.directory().await?.meta.external_account_required;
+    if required && binding.is_none() {
+        let message = format!(
+            "{} makes accounts only with an external binding: write externalAccountBinding into \
+             the issuer, with what the CA gave for it",
+            client.directory_url()
+        );
+        return Err(IssueError::new(IssueErrorKind::Config, message).into());
+    }
+    Ok(())
 }
 
 impl KeySource {

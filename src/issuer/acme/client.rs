@@ -67,6 +67,23 @@ impl Client {
         self.directory.get_or_try_init(read).await
     }
 
+    /// Whether the server offers `profile`, where it says what it offers.
+    pub(super) async fn check_profile(&self, profile: Option<&str>) -> Result<(), Failure> {
+        let profiles = &self.directory().await?.meta.profiles;
+        match profile {
+            Some(profile) if !profiles.is_empty() && !profiles.contains_key(profile) => {
+                let known: Vec<_> = profiles.keys().map(String::as_str).collect();
+                let message = format!(
+                    "{} has no profile {profile}: write one of {} into the issuer",
+                    self.directory_url,
+                    crate::error::excerpt(&known.join(", "), 200),
+                );
+                Err(IssueError::new(IssueErrorKind::Config, message).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The server's URL, for people.
     pub(super) fn directory_url(&self) -> &Url {
         &self.directory_url

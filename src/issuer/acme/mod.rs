@@ -17,6 +17,7 @@ mod jws;
 mod order;
 mod pauses;
 mod poll;
+mod probe;
 mod protocol;
 mod renewal;
 mod responder;
@@ -32,12 +33,16 @@ use self::account::{Account, KeyPlace, KeySource, read_key};
 pub use self::answers::AcmeAnswers;
 use self::answers::Answered;
 use self::client::{Client, Failure};
+use self::journal::Journal;
 use self::jws::{AccountKey, BindingKey};
 use self::order::Attempt;
 use self::pauses::Pauses;
 use super::web::{Reach, Web, WebOptions};
-use super::{BuildError, Dns01, IssueError, Issuer, Materials, Order, RenewalAdvice, Surroundings};
-use crate::clock::Clock;
+use super::{
+    BuildError, Dns01, HandleInMemory, IssueError, Issuer, Issuers, Materials, Order,
+    RenewalAdvice, Surroundings,
+};
+use crate::clock::{Clock, Timestamp};
 use crate::spec::object::IssuerObject;
 use crate::spec::object::acme::{AcmeSpec, Sharing, SolverMethod};
 use crate::x509::{Certificate, Issued};
@@ -75,7 +80,7 @@ impl Acme {
     ) -> Result<Self, BuildError> {
         let namespace = object.namespace.as_deref();
         let options = WebOptions {
-            reach: Reach::of_namespace(namespace),
+            reach: Reach::of(namespace, surroundings),
             ca_bundle: materials.ca_bundle(spec.ca_bundle.as_ref())?,
             ..WebOptions::default()
         };
@@ -209,6 +214,25 @@ impl Issuer for Acme {
             }
         }
         Ok(issued?)
+    }
+
+    async fn probe(&self, _: &Issuers) -> Result<(), IssueError> {
+        Ok(probe::probe(self).await?)
+    }
+
+    fn forget(&self, handle: &str) {
+        let handle = HandleInMemory(std::sync::Mutex::new(Some(handle.to_owned())));
+        let records = Journal::load(&handle).records();
+        // Whatever is dropped is taken away.
+        drop(order::left_behind(&self.spec, &self.dns01, records));
+    }
+
+    fn warning(&self, _: Timestamp) -> Option<String> {
+        let ignored = self.spec.solvers.iter().find_map(|solver| solver.ignored)?;
+        Some(format!(
+            "{ignored} of cert-manager makes nothing here: have /.well-known/acme-challenge/ of the \
+             names led to certmount's --acme-http01-address, and write http01: {{}}"
+        ))
     }
 
     fn shares_on_node(&self) -> bool {

@@ -17,8 +17,8 @@ use super::poll::Poll;
 use super::protocol::{Identifier, OrderObject, OrderStatus};
 use super::renewal;
 use crate::clock::{Clock, between};
-use crate::issuer::web::Answer;
-use crate::issuer::{Dns01, IssueError, IssueErrorKind, Order, Published, TxtRecord};
+use crate::issuer::web::{Answer, words};
+use crate::issuer::{Dns01, IssueError, IssueErrorKind, Order, Published, Requester, TxtRecord};
 use crate::spec::object::acme::AcmeSpec;
 use crate::x509::{
     Certificate, DistinguishedName, GeneralName, Issued, Template, certificates_from_pem,
@@ -49,8 +49,16 @@ impl<'a> Attempt<'a> {
         clock: &'a Clock,
         order: &'a Order<'a>,
     ) -> Result<Self, IssueError> {
-        let identifiers = identifiers(&order.spec.template)
-            .map_err(|message| IssueError::new(IssueErrorKind::Config, message))?;
+        let identifiers = match (&order.requester, &order.spec.template.subject_alt_names[..]) {
+            (Requester::Node { issuer, .. }, []) => Err(format!(
+                "an ACME server signs only for names that are proved to it, and the intermediate has \
+                 none: write dnsNames into {issuer}, such as mesh.example.com, which a solver here \
+                 is for"
+            )),
+            _ => identifiers(&order.spec.template),
+        };
+        let identifiers =
+            identifiers.map_err(|message| IssueError::new(IssueErrorKind::Config, message))?;
         let journal = Journal::load(order.handle);
         Ok(Self { spec, dns01, answers, clock, order, journal, identifiers })
     }
@@ -63,7 +71,7 @@ impl<'a> Attempt<'a> {
     /// Goes on with the order of an earlier attempt, or makes one, until there is a certificate.
     pub(super) async fn run(&self, account: &Account) -> Result<Issued, Failure> {
         // The records of attempts that were cut off; those that are needed again are published again.
-        let _left_behind = self.left_behind();
+        let _left_behind = left_behind(self.spec, self.dns01, self.journal.records());
         let (url, mut state) = match self.resume(account).await? {
             Some((url, state)) => {
                 if state.status == OrderStatus::Valid
@@ -108,21 +116,6 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// What earlier attempts published, to be taken away when this one ends.
-    fn left_behind(&self) -> Vec<Published> {
-        let solvers = || self.spec.solvers.iter().zip(self.dns01);
-        let solver = |record: &TxtRecord| {
-            let matching = solvers()
-                .filter_map(|(solver, dns01)| {
-                    Some((solver.selector.matches(&record.host)?, dns01.as_ref()?))
-                })
-                .max_by_key(|(how, _)| *how);
-            matching.map(|(_, dns01)| dns01).or_else(|| solvers().find_map(|(_, it)| it.as_ref()))
-        };
-        let records = self.journal.records().into_iter();
-        records.filter_map(|record| Some(solver(&record)?.published(record))).collect()
-    }
-
     /// The order of an earlier attempt, if it is for the same and can still be had.
     async fn resume(&self, account: &Account) -> Result<Option<(Url, OrderObject)>, Failure> {
         let Some(url) = self.journal.order() else { return Ok(None) };
@@ -154,18 +147,7 @@ impl<'a> Attempt<'a> {
     /// to know (RFC 9773 §5).
     async fn make(&self, account: &Account) -> Result<(Url, OrderObject), Failure> {
         let directory = account.client.directory().await?;
-        if let Some(profile) = &self.spec.profile
-            && !directory.meta.profiles.is_empty()
-            && !directory.meta.profiles.contains_key(profile)
-        {
-            let known: Vec<_> = directory.meta.profiles.keys().map(String::as_str).collect();
-            let message = format!(
-                "{} has no profile {profile}: write one of {} into the issuer",
-                account.client.directory_url(),
-                crate::error::excerpt(&known.join(", "), 200),
-            );
-            return Err(IssueError::new(IssueErrorKind::Config, message).into());
-        }
+        account.client.check_profile(self.spec.profile.as_deref()).await?;
         let mut request = json!({"identifiers": self.identifiers});
         if let Some(profile) = &self.spec.profile {
             request["profile"] = json!(profile);
@@ -236,22 +218,45 @@ impl<'a> Attempt<'a> {
     ) -> Result<Option<Issued>, Failure> {
         let Some(url) = &state.certificate else { return Ok(None) };
         let answer = account.get(url).await?;
-        let mut chain = chain(&answer)?;
+        let chain = chain(&answer)?;
         if again && !self.is_worth_taking(&chain) {
             return Ok(None);
         }
-        if let Some(preferred) = &self.spec.preferred_chain
-            && !leads_to(&chain, preferred)
-        {
-            for alternate in alternates(&answer, url) {
-                let other = self::chain(&account.get(&alternate).await?)?;
-                if leads_to(&other, preferred) {
-                    chain = other;
-                    break;
-                }
+        let chain = match &self.spec.preferred_chain {
+            Some(preferred) => self.preferred(preferred, account, chain, &answer, url).await?,
+            None => chain,
+        };
+        Ok(Some(Issued { chain, trust_anchors: Vec::new() }))
+    }
+
+    /// The chain that leads to `preferred`, among the `default` that came in `answer` and those that
+    /// it names; else the default, with a warning.
+    async fn preferred(
+        &self,
+        preferred: &str,
+        account: &Account,
+        default: Vec<Certificate>,
+        answer: &Answer,
+        url: &Url,
+    ) -> Result<Vec<Certificate>, Failure> {
+        let mut tops = BTreeSet::new();
+        match top(&default) {
+            Some(top) if top == preferred => return Ok(default),
+            top => tops.extend(top),
+        }
+        for alternate in alternates(answer, url) {
+            let other = chain(&account.get(&alternate).await?)?;
+            match top(&other) {
+                Some(top) if top == preferred => return Ok(other),
+                top => tops.extend(top),
             }
         }
-        Ok(Some(Issued { chain, trust_anchors: Vec::new() }))
+        let tops = words(&Vec::from_iter(tops).join(", "));
+        self.order.warnings.add(format!(
+            "the CA offers no chain to {preferred}, only to {tops}; its default is used: correct \
+             preferredChain in the issuer, or take it out"
+        ));
+        Ok(default)
     }
 
     fn is_worth_taking(&self, chain: &[Certificate]) -> bool {
@@ -317,11 +322,29 @@ fn chain(answer: &Answer) -> Result<Vec<Certificate>, IssueError> {
     })
 }
 
-/// Whether the issuer of the top-most certificate has that common name.
-fn leads_to(chain: &[Certificate], preferred: &str) -> bool {
-    let issuer = chain.last().map(Certificate::issuer);
-    let issuer = issuer.and_then(|issuer| DistinguishedName::from_rfc4514(&issuer).ok());
-    issuer.is_some_and(|issuer| issuer.common_name() == Some(preferred))
+/// The common name of the issuer of the top-most certificate.
+fn top(chain: &[Certificate]) -> Option<String> {
+    let issuer = DistinguishedName::from_rfc4514(&chain.last()?.issuer()).ok()?;
+    issuer.common_name().map(str::to_owned)
+}
+
+/// What earlier attempts published, by their solvers, to be taken away when this is dropped.
+pub(super) fn left_behind(
+    spec: &AcmeSpec,
+    dns01: &[Option<Arc<Dns01>>],
+    records: Vec<TxtRecord>,
+) -> Vec<Published> {
+    let solvers = || spec.solvers.iter().zip(dns01);
+    let solver = |record: &TxtRecord| {
+        let matching = solvers()
+            .filter_map(|(solver, dns01)| {
+                Some((solver.selector.matches(&record.host)?, dns01.as_ref()?))
+            })
+            .max_by_key(|(how, _)| *how);
+        matching.map(|(_, dns01)| dns01).or_else(|| solvers().find_map(|(_, it)| it.as_ref()))
+    };
+    let records = records.into_iter();
+    records.filter_map(|record| Some(solver(&record)?.published(record))).collect()
 }
 
 fn missing(url: &Url) -> IssueError {

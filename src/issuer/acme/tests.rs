@@ -8,7 +8,7 @@ use self::fake::{Answer, FakeServer, html, problem};
 use super::*;
 use crate::clock::Timestamp;
 use crate::issuer::HandleInMemory;
-use crate::issuer::fixture::Asking;
+use crate::issuer::fixture::{Asking, no_issuers};
 use crate::issuer::{IssueErrorKind, Requester, build};
 use crate::spec::fixture;
 use crate::spec::object::{self, Object};
@@ -98,6 +98,14 @@ impl Volume {
     }
 
     async fn attempt(&self, issuer: &dyn Issuer) -> Result<Issued, IssueError> {
+        Ok(self.attempt_with_warnings(issuer).await?.0)
+    }
+
+    /// Also what the CA has to say beside the certificate.
+    async fn attempt_with_warnings(
+        &self,
+        issuer: &dyn Issuer,
+    ) -> Result<(Issued, Vec<String>), IssueError> {
         let asking = Asking::new(&self.spec, Arc::clone(&self.key));
         let order = Order {
             requester: Requester::Volume {
@@ -108,7 +116,8 @@ impl Volume {
             handle: &self.handle,
             ..asking.order()
         };
-        issuer.issue(order).await
+        let issued = issuer.issue(order).await?;
+        Ok((issued, asking.warnings.into_vec()))
     }
 
     /// PEM of a leaf for this volume below an intermediate of a root with that name.
@@ -319,8 +328,106 @@ async fn the_preferred_chain_is_taken_where_there_is_one() {
         [("root", "CN=root"), ("other root", "CN=other root"), ("none", "CN=root")]
     {
         let world = World::with(&format!(", preferredChain: {preferred}")).await;
-        let issued = world.attempt().await.unwrap();
+        let attempt = world.volume.attempt_with_warnings(world.issuer.as_ref()).await;
+        let (issued, warnings) = attempt.unwrap();
         assert_eq!(issued.chain.last().unwrap().issuer(), taken, "{preferred}");
+        match preferred {
+            "none" => {
+                let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+                assert!(
+                    warning.contains("no chain to none, only to other root, root"),
+                    "{warning}"
+                );
+            }
+            _ => assert!(warnings.is_empty(), "{warnings:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_probe_says_what_an_order_would_run_into_and_makes_nothing() {
+    use IssueErrorKind::{BadResponse, Config, Unavailable};
+    let world = World::new().await;
+    let probe = async |issuer: Arc<dyn Issuer>| issuer.probe(&no_issuers()).await;
+    probe(Arc::clone(&world.issuer)).await.unwrap();
+    assert_eq!((world.server.accounts(), world.server.asked()), (0, vec!["GET /dir".to_owned()]));
+    assert!(std::fs::read_dir(world._folder.path()).unwrap().next().is_none(), "no key is made");
+
+    // The account that an order made is found.
+    world.attempt().await.unwrap();
+    let again = || issuer(&world.server, "", &world.surroundings);
+    probe(again()).await.unwrap();
+    assert_eq!((world.server.accounts(), world.server.orders()), (1, 1));
+
+    let deactivated =
+        Answer { status: 200, headers: &[], body: json!({"status": "deactivated"}).to_string() };
+    let directory = |meta: serde_json::Value| {
+        let url = |name: &str| world.server.directory().replace("/dir", name);
+        let directory = json!({"newNonce": url("/nonce"), "newAccount": url("/account"),
+            "newOrder": url("/order"), "meta": meta});
+        Answer { status: 200, headers: &[], body: directory.to_string() }
+    };
+    let unknown = problem(400, "accountDoesNotExist", "who?");
+    let bound = directory(json!({"externalAccountRequired": true}));
+    let profiles = directory(json!({"profiles": {"classic": "90 days"}}));
+    for (answers, fields, kind, words) in [
+        (vec![("/account", deactivated)], "", Config, "is deactivated at"),
+        (vec![("/account", problem(401, "unauthorized", "no"))], "", Config, "unauthorized"),
+        (vec![("/dir", bound), ("/account", unknown)], "", Config, "externalAccountBinding"),
+        (vec![("/dir", profiles)], ", profile: short", Config, "write one of classic"),
+        (vec![("/dir", html(503))], "", Unavailable, "status 503"),
+        (vec![("/dir", html(200))], "", BadResponse, "instead of JSON"),
+    ] {
+        for (path, answer) in answers {
+            world.server.answer(path, answer);
+        }
+        let error = probe(issuer(&world.server, fields, &world.surroundings)).await.unwrap_err();
+        assert_eq!(error.kind, kind, "{error}");
+        assert!(error.message.contains(words), "{error}");
+    }
+    assert_eq!((world.server.accounts(), world.server.orders()), (1, 1));
+}
+
+#[tokio::test]
+async fn an_intermediate_without_names_is_told_where_to_write_them() {
+    let world = World::new().await;
+    let spec = CertificateSpec {
+        template: ca_template("CN=certmount mesh node-1"),
+        ..world.volume.spec.clone()
+    };
+    let asking = Asking::new(&spec, Arc::clone(&world.volume.key));
+    let mesh = crate::issuer::IssuerKey {
+        group: object::GROUP.to_owned(),
+        kind: "ClusterIssuer".to_owned(),
+        namespace: None,
+        name: "mesh".to_owned(),
+    };
+    let requester = Requester::Node { name: "node-1", issuer: &mesh };
+    let error = world.issuer.issue(Order { requester, ..asking.order() }).await.unwrap_err();
+    assert_eq!(error.kind, IssueErrorKind::Config);
+    assert!(error.message.contains("write dnsNames into ClusterIssuer mesh"), "{error}");
+    assert_eq!(world.server.asked(), [""; 0]);
+}
+
+#[tokio::test]
+async fn pasted_ingress_solvers_are_taken_with_a_word_about_what_they_need() {
+    let world = World::new().await;
+    assert_eq!(world.issuer.warning(now()), None);
+    for field in ["ingress: {ingressClassName: nginx}", "gatewayHTTPRoute: {parentRefs: []}"] {
+        let text = format!(
+            "{{apiVersion: certmount.dev/v1alpha1, kind: ClusterIssuer, metadata: {{name: acme}}, \
+             spec: {{acme: {{server: '{}', privateKeySecretRef: {{name: account}}, \
+             solvers: [{{http01: {{{field}}}}}]}}}}}}",
+            world.server.directory()
+        );
+        let Object::Issuer(object) = object::parse(&text).remove(0).unwrap().object else {
+            panic!("it is an issuer")
+        };
+        let issuer = build(&object, &Materials::default(), &world.surroundings).unwrap();
+        let warning = issuer.warning(now()).unwrap();
+        let name = field.split(':').next().unwrap();
+        assert!(warning.starts_with(&format!("http01.{name} of cert-manager")), "{warning}");
+        assert!(warning.contains("--acme-http01-address"), "{warning}");
     }
 }
 

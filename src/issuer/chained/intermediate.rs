@@ -10,8 +10,8 @@ use crate::clock::{Clock, Timestamp, between};
 use crate::issuer::{Ca, CaLimits};
 use crate::spec::object::ChainedSpec;
 use crate::x509::{
-    AuthorityInformation, BasicConstraints, Bundle, BundleError, CertificateAuthority, Issued,
-    KeyUsage, NameConstraints, PrivateKey, SignError, Template, Validity,
+    AuthorityInformation, BasicConstraints, Bundle, BundleError, CertificateAuthority, GeneralName,
+    Issued, KeyUsage, NameConstraints, PrivateKey, SignError, Template, Validity,
 };
 
 /// An intermediate CA with its key.
@@ -91,7 +91,8 @@ impl Intermediate {
         clock: &Clock,
     ) -> Result<(Self, Bundle), IntermediateError> {
         let now = clock.now();
-        let bundle = Bundle::new(Arc::clone(&key), issued, template, spec.duration, now)?;
+        let template = with_names_of(&issued, &key, template);
+        let bundle = Bundle::new(Arc::clone(&key), issued, &template, spec.duration, now)?;
         let certificate = bundle.leaf();
         if certificate.is_self_signed() {
             return Err(IntermediateError::SelfSigned);
@@ -149,4 +150,13 @@ impl Intermediate {
     pub(super) fn was_used(&self) -> bool {
         self.used.load(Ordering::Relaxed)
     }
+}
+
+/// `template` with those of its names that the certificate for `key` has: they are what an ACME
+/// server orders by, and say nothing of what a CA may sign, so many leave them out.
+fn with_names_of(issued: &Issued, key: &PrivateKey, template: &Template) -> Template {
+    let own = issued.chain.iter().find(|it| it.public_key_info() == key.public_key_info());
+    let has = |name: &GeneralName| own.is_some_and(|own| own.subject_alt_names().contains(name));
+    let names = template.subject_alt_names.iter().filter(|name| has(name)).cloned();
+    Template { subject_alt_names: names.collect(), ..template.clone() }
 }

@@ -1,8 +1,9 @@
 //! Keeps an intermediate at hand: asks the upstream, replaces in time, and backs off.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_lc_rs::{digest, rand};
@@ -15,16 +16,16 @@ use super::intermediate::Intermediate;
 use crate::clock::{Clock, Timestamp, between};
 use crate::error::with_causes;
 use crate::issuer::{
-    Entry, HandleInMemory, IssueError, IssueErrorKind, Issuer, IssuerKey, Issuers, Order,
-    Requester, Warnings, WeakIssuers,
+    Entry, HandleInMemory, HandleStore, IssueError, IssueErrorKind, Issuer, IssuerKey, Issuers,
+    Order, Requester, StateStore, Warnings, WeakIssuers,
 };
 use crate::spec::object::{ChainedSpec, GROUP};
 use crate::spec::request::CertificateSpec;
 use crate::spec::tokens::PodTokens;
 use crate::spec::volume::PodRef;
 use crate::x509::{
-    BasicConstraints, Bundle, CertificationRequest, DistinguishedName, Issued, KeyError, KeyUsage,
-    KeyUsages, PrivateKey, Template,
+    BasicConstraints, Bundle, CertificationRequest, DistinguishedName, GeneralName, Issued,
+    KeyEncoding, KeyError, KeyUsage, KeyUsages, PrivateKey, Template,
 };
 
 /// The intermediates of one issuer, one after the other.
@@ -57,11 +58,20 @@ struct Failure {
     retry_at: Timestamp,
 }
 
-/// What one intermediate is asked for with: the same until it is there.
+/// What one intermediate is asked for with: the same until it is there, also in the next process.
 #[derive(Debug)]
 struct Attempt {
     key: Arc<PrivateKey>,
     request: CertificationRequest,
+    handle: KeptHandle,
+}
+
+/// The upstream's handle on an order, kept with the key that the order is for. Prints nothing of it.
+struct KeptHandle {
+    /// Where it is kept, and as what; `None` where nothing outlives the process.
+    store: Option<(Arc<dyn StateStore>, String)>,
+    /// What stands before it there: whom it is for, and the key.
+    head: Zeroizing<Vec<u8>>,
     handle: HandleInMemory,
 }
 
@@ -76,12 +86,18 @@ const LONGEST_ASK: Duration = Duration::from_secs(900);
 const SPREAD_DIVISOR: u32 = 20;
 
 impl Keeper {
+    /// The names of the intermediate itself are for who built the spec to check.
     pub(super) fn new(issuer: IssuerKey, spec: ChainedSpec, node_name: &str, clock: Clock) -> Self {
+        let names = spec.names_on(node_name).unwrap_or_default();
         let wanted = CertificateSpec {
             issuer: spec.upstream.clone(),
             template: Template {
-                subject: subject(&issuer.name, node_name),
-                subject_alt_names: Vec::new(),
+                subject: match names.first() {
+                    // An ACME server signs no common name that is not among the names.
+                    Some(name) => common_name(&name.value()),
+                    None => subject(&issuer.name, node_name),
+                },
+                subject_alt_names: names,
                 usages: KeyUsages {
                     key: vec![KeyUsage::CertSign, KeyUsage::CrlSign],
                     extended: Vec::new(),
@@ -131,6 +147,15 @@ impl Keeper {
         }
     }
 
+    /// Whether the upstream is there, and this issuer may have a CA of it. One of another API group
+    /// shows only when it is asked.
+    pub(super) fn check(&self, issuers: &Issuers) -> Result<(), IssueError> {
+        match self.spec.upstream.group == GROUP {
+            true => self.allowed(self.upstream(issuers)).map(drop),
+            false => Ok(()),
+        }
+    }
+
     /// What an operator should do about the intermediate.
     pub(super) fn warning(&self, now: Timestamp) -> Option<String> {
         let state = self.state.borrow();
@@ -170,6 +195,9 @@ impl Keeper {
                     Ok((intermediate, bundle)) => {
                         // Without it the next process asks for one of its own.
                         let _ = self.keep(&bundle, &issuers);
+                        if let Some(attempt) = &attempt {
+                            attempt.handle.forget();
+                        }
                         self.become_current(intermediate);
                         break;
                     }
@@ -219,6 +247,10 @@ impl Keeper {
         format!("intermediate-{}", hash(&self.issuer.to_string()))
     }
 
+    fn name_of_order(&self) -> String {
+        format!("order-{}", hash(&self.issuer.to_string()))
+    }
+
     /// Tells what was kept for another spec.
     fn head_of_state(&self) -> String {
         format!("# spec {}\n", hash(&format!("{:?} {}", self.spec, self.node_name)))
@@ -250,7 +282,7 @@ impl Keeper {
         let upstream = self.allowed(upstream)?;
         let attempt = match attempt {
             Some(attempt) => attempt,
-            none => none.insert(self.attempt().await?),
+            none => none.insert(self.attempt(issuers).await?),
         };
         let order = Order {
             requester: Requester::Node { name: &self.node_name, issuer: &self.issuer },
@@ -306,10 +338,16 @@ impl Keeper {
             };
             let asked = CertificateSpec { template, ..self.wanted.clone() };
             policy.check(&asking, None, &asked).map_err(|_| {
+                let names = &asked.template.subject_alt_names;
+                let names: Vec<_> = names.iter().map(GeneralName::value).collect();
+                let names = match names.is_empty() {
+                    true => String::new(),
+                    false => format!("\n  dnsNames: ['{}']", names.join("', '")),
+                };
                 let message = format!(
                     "the policy of {reference} gives no CA to issuers of namespace {namespace}; add \
                      this rule to it, with no limits that exclude this request:\n\
-                     - namespaces: [{namespace}]\n  isCA: true"
+                     - namespaces: [{namespace}]\n  isCA: true{names}"
                 );
                 IssueError::new(IssueErrorKind::Denied, message)
             })?;
@@ -319,22 +357,56 @@ impl Keeper {
         })
     }
 
-    /// A new key and the request for it.
-    async fn attempt(&self) -> Result<Attempt, IssueError> {
-        let algorithm = self.spec.key_algorithm;
-        let no_key = |error: KeyError| {
-            IssueError::new(IssueErrorKind::Node, "no private key could be made").caused_by(error)
+    /// The key and the order of an earlier process, or a new key; and the request for it.
+    async fn attempt(&self, issuers: &Issuers) -> Result<Attempt, IssueError> {
+        let store = issuers.state().map(|store| (store, self.name_of_order()));
+        let left = store.as_ref().and_then(|(store, name)| self.left_order(store.as_ref(), name));
+        let (key, handle) = match left {
+            Some((key, handle)) => (key, Some(handle)),
+            None => (self.new_key().await?, None),
         };
-        let made = tokio::task::spawn_blocking(move || PrivateKey::generate(algorithm)).await;
-        let key = made.map_err(|error| {
-            IssueError::new(IssueErrorKind::Node, "no private key could be made").caused_by(error)
-        })?;
-        let key = Arc::new(key.map_err(no_key)?);
+        let handle = KeptHandle {
+            store,
+            head: self.head_of_order(&key),
+            handle: HandleInMemory(Mutex::new(handle)),
+        };
+        let key = Arc::new(key);
         let request = CertificationRequest::new(&self.wanted.template, &key).map_err(|error| {
             IssueError::new(IssueErrorKind::Config, "the certification request cannot be made")
                 .caused_by(error)
         })?;
-        Ok(Attempt { key, request, handle: HandleInMemory::default() })
+        Ok(Attempt { key, request, handle })
+    }
+
+    async fn new_key(&self) -> Result<PrivateKey, IssueError> {
+        let algorithm = self.spec.key_algorithm;
+        let node = |error: Box<dyn std::error::Error + Send + Sync>| {
+            IssueError::new(IssueErrorKind::Node, "no private key could be made").caused_by(error)
+        };
+        let made = tokio::task::spawn_blocking(move || PrivateKey::generate(algorithm)).await;
+        made.map_err(|error| node(error.into()))?.map_err(|error: KeyError| node(error.into()))
+    }
+
+    /// What stands before the handle of an order: what it is for, and its key.
+    fn head_of_order(&self, key: &PrivateKey) -> Zeroizing<Vec<u8>> {
+        let pem = key.to_pem(KeyEncoding::Pkcs8).expect("every key has a PKCS#8 form");
+        let head = self.head_of_state();
+        let mut kept =
+            Zeroizing::new(Vec::with_capacity(head.len() + pem.len() + END_OF_KEY.len()));
+        for part in [head.as_bytes(), pem.as_bytes(), END_OF_KEY] {
+            kept.extend_from_slice(part);
+        }
+        kept
+    }
+
+    /// The key and the handle of an order that an earlier process did not come to the end of.
+    fn left_order(&self, store: &dyn StateStore, name: &str) -> Option<(PrivateKey, String)> {
+        let kept = store.load(name).ok()??;
+        let rest = kept.strip_prefix(self.head_of_state().as_bytes())?;
+        let end = rest.windows(END_OF_KEY.len()).position(|window| window == END_OF_KEY)?;
+        let key = PrivateKey::from_pem(&rest[..end]).ok()?;
+        let handle = std::str::from_utf8(&rest[end + END_OF_KEY.len()..]).ok()?;
+        Some((key, handle.to_owned()))
     }
 
     /// Doubles from a first wait up to a cap, cut by up to half at random, so that the nodes of a
@@ -395,6 +467,41 @@ impl Keeper {
     }
 }
 
+/// Parts the key of an order from its handle.
+const END_OF_KEY: &[u8] = b"# handle\n";
+
+impl HandleStore for KeptHandle {
+    fn load(&self) -> Option<String> {
+        self.handle.load()
+    }
+
+    fn save(&self, handle: &str) -> std::io::Result<()> {
+        self.handle.save(handle)?;
+        let Some((store, name)) = &self.store else { return Ok(()) };
+        let mut kept = Zeroizing::new(Vec::with_capacity(self.head.len() + handle.len()));
+        kept.extend_from_slice(&self.head);
+        kept.extend_from_slice(handle.as_bytes());
+        store.store(name, &kept)
+    }
+}
+
+impl fmt::Debug for KeptHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeptHandle").field("handle", &self.handle).finish_non_exhaustive()
+    }
+}
+
+impl KeptHandle {
+    /// There is no order any more.
+    fn forget(&self) {
+        if let (Some((store, name)), Some(_)) = (&self.store, self.load()) {
+            // What stays is for a key that has its certificate: the next process orders with it
+            // once more, which does no harm.
+            let _ = store.store(name, b"");
+        }
+    }
+}
+
 /// For people who look at a chain; what tells intermediates apart is their key identifier.
 pub(super) fn subject(issuer: &str, node: &str) -> DistinguishedName {
     /// RFC 5280's upper bound for common names.
@@ -403,8 +510,12 @@ pub(super) fn subject(issuer: &str, node: &str) -> DistinguishedName {
     while name.len() > LONGEST {
         name.pop();
     }
+    common_name(name.trim_end())
+}
+
+fn common_name(name: &str) -> DistinguishedName {
     let mut subject = DistinguishedName::default();
-    if subject.push("CN", name.trim_end()).is_err() {
+    if subject.push("CN", name).is_err() {
         subject.push("CN", "certmount").expect("a short ASCII name");
     }
     subject

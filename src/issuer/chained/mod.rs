@@ -9,7 +9,8 @@
 //! - An intermediate is used only if it is what was asked for: see [`intermediate`].
 //! - What it signs ends before it does, holds only names that its name constraints allow, and is
 //!   never a CA.
-//! - Its key is in memory and on a tmpfs, so that a new process goes on with it, and never on a disk.
+//! - Its key is in memory and on a tmpfs, so that a new process goes on with it, and never on a disk;
+//!   so is that of an order under way.
 //!   What an old one signed stays good to its end: a chain is whole in each volume.
 
 mod intermediate;
@@ -23,7 +24,7 @@ use async_trait::async_trait;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::keeper::Keeper;
-use super::{IssueError, IssueErrorKind, Issuer, IssuerKey, Order};
+use super::{IssueError, IssueErrorKind, Issuer, IssuerKey, Issuers, Order};
 use crate::clock::{Clock, Timestamp};
 use crate::spec::object::ChainedSpec;
 use crate::sync::lock;
@@ -66,6 +67,10 @@ impl Issuer for Chained {
         }
         self.keep(&order);
         self.keeper.intermediate().await?.ca.issue(order).await
+    }
+
+    async fn probe(&self, issuers: &Issuers) -> Result<(), IssueError> {
+        self.keeper.check(issuers)
     }
 
     fn warning(&self, now: Timestamp) -> Option<String> {

@@ -42,6 +42,8 @@ struct Upstream {
 #[derive(Clone, Copy, Debug)]
 enum Behaviour {
     Sign,
+    /// Notes the key in the order's handle, and lets it wait for an approval.
+    Await,
     Fail(IssueErrorKind),
     /// Changes what is signed.
     Twist(fn(&mut Template, &mut Validity)),
@@ -91,6 +93,12 @@ impl Issuer for Upstream {
         let information = AuthorityInformation::default();
         match *self.behaviour.lock().unwrap() {
             Behaviour::Sign => {}
+            Behaviour::Await => {
+                let key = format!("{:?}", order.key.public_key_info());
+                assert!(order.handle.load().is_none_or(|handle| handle == key), "another key");
+                order.handle.save(&key).unwrap();
+                return Err(IssueError::new(IssueErrorKind::Pending, "somebody has to approve"));
+            }
             Behaviour::Fail(kind) => return Err(IssueError::new(kind, "no, says the upstream")),
             Behaviour::Twist(twist) => twist(&mut template, &mut validity),
             Behaviour::OtherKey => key = &other,
@@ -484,6 +492,76 @@ async fn a_new_process_goes_on_with_the_intermediate_and_replaces_it_in_time() {
     world = world.restarted(MESH);
     let third = intermediate(&world.order("web.shop.svc").await.unwrap()).clone();
     assert_ne!(second, third, "what is damaged is not used");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_process_goes_on_with_the_order_of_the_one_before() {
+    let mut world = World::new(MESH);
+    let memory = Arc::new(Memory::default());
+    world.issuers = world.issuers.with_state(Arc::clone(&memory) as Arc<dyn StateStore>);
+    world.upstream.behave(Behaviour::Await);
+    world.order("web.shop.svc").await.unwrap_err();
+    let handle = || {
+        let kept = memory.0.lock().unwrap();
+        let order = kept.iter().find(|(name, _)| name.starts_with("order-")).unwrap().1;
+        let text = String::from_utf8(order.clone()).unwrap();
+        text.split_once("# handle\n").map(|(_, handle)| handle.to_owned())
+    };
+    let first = handle().unwrap();
+
+    // It would not come about with another key: the upstream sees to that.
+    world = world.restarted(MESH);
+    world.order("web.shop.svc").await.unwrap_err();
+    assert_eq!(handle(), Some(first.clone()));
+    assert!(world.upstream.asked() > 1);
+    world = world.restarted(MESH);
+    world.upstream.behave(Behaviour::Sign);
+    let bundle = world.order("web.shop.svc").await.unwrap();
+    assert_eq!(format!("{:?}", intermediate(&bundle).public_key_info()), first);
+    assert_eq!(handle(), None, "it is over");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_intermediate_is_asked_for_by_names_and_may_come_without_them() {
+    fn no_names(template: &mut Template, _: &mut Validity) {
+        template.subject_alt_names.clear();
+    }
+    for (behaviour, names) in [
+        (Behaviour::Sign, vec!["dns:node-1.mesh.example.com", "dns:mesh.example.com"]),
+        (Behaviour::Twist(no_names), Vec::new()),
+    ] {
+        let world = World::new(&format!(
+            "{MESH}, dnsNames: ['${{NODE_NAME}}.mesh.example.com', mesh.example.com]"
+        ));
+        world.upstream.behave(behaviour);
+        let bundle = world.order("web.shop.svc").await.unwrap();
+        let signer = intermediate(&bundle);
+        assert_eq!(signer.subject(), "CN=node-1.mesh.example.com");
+        assert_eq!(signer.names(), names);
+        assert_eq!(signer.basic_constraints(), BasicConstraints::Ca { path_len: Some(0) });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_looks_for_the_upstream_and_asks_nothing_of_it() {
+    let world = World::new(MESH);
+    world.chained.probe(&world.issuers).await.unwrap();
+    world.set.send_modify(|set| Arc::make_mut(set).issuers.clear());
+    let error = world.chained.probe(&world.issuers).await.unwrap_err();
+    assert!(error.to_string().contains("there is no ClusterIssuer root"), "{error}");
+    assert_eq!(world.upstream.asked(), 0);
+
+    let own = object(
+        "Issuer",
+        "mesh",
+        "{chained: {issuerRef: {name: root, kind: ClusterIssuer}, \
+                dnsNames: [mesh.example.com]}}",
+    );
+    let world = World::of(&own, "[{namespaces: [shop], isCA: true}]");
+    let error = world.chained.probe(&world.issuers).await.unwrap_err();
+    assert!(error.to_string().contains("isCA: true\n  dnsNames: ['mesh.example.com']"), "{error}");
+    let world = World::of(&own, "[{namespaces: [shop], isCA: true, dnsNames: [mesh.example.com]}]");
+    world.chained.probe(&world.issuers).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -23,6 +23,7 @@ use crate::spec::object::dns01::AcmeDnsSpec;
 pub(super) struct AcmeDns {
     web: Web,
     update: Url,
+    health: Url,
     secret: String,
     accounts: BTreeMap<String, Account>,
 }
@@ -61,9 +62,24 @@ impl AcmeDns {
                 error.line()
             ))
         })?;
-        let update = format!("{}/update", spec.host.as_str().trim_end_matches('/'));
-        let update = update.parse().expect("a URL with one more segment is a URL");
-        Ok(Self { web, update, secret: reference.name.clone(), accounts })
+        let below = |name: &str| {
+            let url = format!("{}/{name}", spec.host.as_str().trim_end_matches('/'));
+            url.parse().expect("a URL with one more segment is a URL")
+        };
+        let (update, health) = (below("update"), below("health"));
+        Ok(Self { web, update, health, secret: reference.name.clone(), accounts })
+    }
+
+    fn account(&self, host: &str) -> Result<&Account, IssueError> {
+        self.accounts.get(host).ok_or_else(|| {
+            let message = format!(
+                "the acme-dns accounts in Secret {} have none for {host}: register one at {} and \
+                 add it",
+                self.secret,
+                place(&self.update)
+            );
+            IssueError::new(IssueErrorKind::Config, message)
+        })
     }
 }
 
@@ -76,15 +92,7 @@ const KEY: HeaderName = HeaderName::from_static("x-api-key");
 #[async_trait]
 impl DnsProvider for AcmeDns {
     async fn present(&self, record: &TxtRecord) -> Result<(), IssueError> {
-        let account = self.accounts.get(&record.host).ok_or_else(|| {
-            let message = format!(
-                "the acme-dns accounts in Secret {} have none for {}: register one at {} and add it",
-                self.secret,
-                record.host,
-                place(&self.update)
-            );
-            IssueError::new(IssueErrorKind::Config, message)
-        })?;
+        let account = self.account(&record.host)?;
         let request = self.web.post(&self.update).secret(USER, &account.username);
         let request = request.secret(KEY, &account.password);
         let body = json!({"subdomain": account.subdomain, "txt": record.value});
@@ -98,6 +106,17 @@ impl DnsProvider for AcmeDns {
 
     async fn clean_up(&self, _: &TxtRecord) -> Result<(), IssueError> {
         Ok(())
+    }
+
+    /// Whether an account is good shows only when a text is replaced.
+    async fn probe(&self, records: &[TxtRecord]) -> Result<(), IssueError> {
+        records.iter().try_for_each(|record| self.account(&record.host).map(drop))?;
+        let answer = self.web.get(&self.health).send().await?;
+        match answer.status {
+            // Old servers do not say how they are.
+            StatusCode::OK | StatusCode::NOT_FOUND => Ok(()),
+            _ => Err(answer.error(None)),
+        }
     }
 }
 

@@ -152,6 +152,24 @@ impl DnsProvider for Cloudflare {
         }
     }
 
+    async fn probe(&self, records: &[TxtRecord]) -> Result<(), IssueError> {
+        // As far as the removal of what is not there: that reads the zone and its records.
+        for record in records {
+            self.clean_up(record).await?;
+        }
+        if records.is_empty() {
+            let mut url = self.url("zones");
+            url.query_pairs_mut().append_pair("per_page", "1");
+            let zones: Vec<Zone> = result(&self.request(Method::GET, &url).send().await?)?;
+            if zones.is_empty() {
+                let message = "Cloudflare shows no zone: give the token Zone:Read and DNS:Edit for those that \
+                     it serves";
+                return Err(IssueError::new(IssueErrorKind::Config, message));
+            }
+        }
+        Ok(())
+    }
+
     async fn clean_up(&self, record: &TxtRecord) -> Result<(), IssueError> {
         let zone = self.zone(record).await?;
         for id in self.records(&zone, record).await? {

@@ -39,8 +39,8 @@ use self::route53::Route53;
 use self::webhook::Webhook;
 use super::web::{Reach, Web, WebOptions};
 use super::{BuildError, IssueError, Materials, Surroundings};
-use crate::spec::object::SecretKeyRef;
 use crate::spec::object::dns01::{CnameStrategy, Dns01Provider, Dns01Spec};
+use crate::spec::object::{CaBundle, SecretKeyRef};
 
 /// Publishes TXT records for DNS-01 (RFC 8555 §8.4).
 #[async_trait]
@@ -51,10 +51,14 @@ pub trait DnsProvider: Debug + Send + Sync {
 
     /// Removes this value and no other. Removing it again is fine.
     async fn clean_up(&self, record: &TxtRecord) -> Result<(), IssueError>;
+
+    /// Whether the provider would let us publish `records`, which are not there and which this does
+    /// not change; without any, whether it lets us in at all.
+    async fn probe(&self, records: &[TxtRecord]) -> Result<(), IssueError>;
 }
 
 /// One value at the name of a challenge, and all that it takes to remove it. No secret.
-#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TxtRecord {
     /// The DNS name whose owner is proved, without a wildcard.
@@ -89,19 +93,25 @@ impl Dns01 {
         materials: &Materials,
         surroundings: &Surroundings,
     ) -> Result<Self, BuildError> {
-        let reach = Reach::of_namespace(namespace);
+        let reach = Reach::of(namespace, surroundings);
         let clock = &surroundings.clock;
-        let web = || Web::new(WebOptions { reach, ..WebOptions::default() }, clock.clone());
+        let web = |ca_bundle: Option<&CaBundle>| {
+            let ca_bundle = materials.ca_bundle(ca_bundle)?;
+            let options = WebOptions { reach: reach.clone(), ca_bundle, ..WebOptions::default() };
+            Ok::<_, BuildError>(Web::new(options, clock.clone())?)
+        };
         let provider: Box<dyn DnsProvider> = match &spec.provider {
-            Dns01Provider::AcmeDns(spec) => Box::new(AcmeDns::build(spec, web()?, materials)?),
+            Dns01Provider::AcmeDns(spec) => {
+                Box::new(AcmeDns::build(spec, web(spec.ca_bundle.as_ref())?, materials)?)
+            }
             Dns01Provider::Cloudflare(spec) => {
-                Box::new(Cloudflare::build(spec, web()?, materials)?)
+                Box::new(Cloudflare::build(spec, web(None)?, materials)?)
             }
             Dns01Provider::Rfc2136(spec) => {
-                Box::new(Rfc2136::build(spec, reach, materials, clock.clone())?)
+                Box::new(Rfc2136::build(spec, reach.clone(), materials, clock.clone())?)
             }
             Dns01Provider::Route53(spec) => {
-                Box::new(Route53::build(spec, namespace, web()?, materials, surroundings)?)
+                Box::new(Route53::build(spec, namespace, web(None)?, materials, surroundings)?)
             }
             Dns01Provider::Webhook(spec) => {
                 Box::new(Webhook::build(spec, namespace, surroundings)?)
@@ -164,6 +174,19 @@ impl Dns01 {
         self.lookup.propagated(record, deadline).await
     }
 
+    /// Whether the provider would let us prove `hosts`, as far as that shows without a change.
+    ///
+    /// # Errors
+    ///
+    /// What the provider has to say, or that a host is in no zone.
+    pub async fn probe(&self, hosts: &[String]) -> Result<(), IssueError> {
+        let mut records = Vec::new();
+        for host in hosts.iter().take(MOST_PROBED) {
+            records.push(self.record(host, PROBED).await?);
+        }
+        self.provider.probe(&records).await
+    }
+
     /// Takes `record` away, also one that an earlier process published.
     ///
     /// # Errors
@@ -173,6 +196,12 @@ impl Dns01 {
         self.provider.clean_up(record).await
     }
 }
+
+/// What is taken away to see whether that is allowed: nobody publishes it.
+const PROBED: &str = "certmount-check";
+
+/// Enough to see whether the credentials are right.
+const MOST_PROBED: usize = 8;
 
 /// A record that is there until this is dropped, which has it removed in the background.
 #[derive(Debug)]
@@ -268,6 +297,10 @@ mod tests {
                 return Err(IssueError::new(IssueErrorKind::Unavailable, "down"));
             }
             self.heard.lock().unwrap().push("clean up");
+            Ok(())
+        }
+
+        async fn probe(&self, _: &[TxtRecord]) -> Result<(), IssueError> {
             Ok(())
         }
     }

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::TXT;
 use hickory_proto::rr::rdata::tsig::{TsigAlgorithm as Algorithm, TsigError};
-use hickory_proto::rr::{DNSClass, RData, Record, RecordType, TSigVerifier, TSigner};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType, TSigVerifier, TSigner};
 
 use super::exchange::{Transport, decode, exchange};
 use super::lookup::fully_qualified;
@@ -47,10 +47,18 @@ impl Rfc2136 {
     }
 
     async fn update(&self, record: &TxtRecord, change: Change) -> Result<(), IssueError> {
-        let mut update = update_message(record, change)?;
+        let answer = self.ask(update_message(record, change)?).await?;
+        match answer.metadata.response_code {
+            ResponseCode::NoError => Ok(()),
+            code => Err(self.refusal(code, &answer, record)),
+        }
+    }
+
+    /// What the server answers to `message`, by the first of its addresses that does.
+    async fn ask(&self, mut message: Message) -> Result<Message, IssueError> {
         let mut last = None;
         for address in self.addresses().await? {
-            match self.send(address, &mut update, record).await {
+            match self.send(address, &mut message).await {
                 Err(error) if error.kind == IssueErrorKind::Unavailable => last = Some(error),
                 done => return done,
             }
@@ -58,12 +66,8 @@ impl Rfc2136 {
         Err(last.unwrap_or_else(|| self.error(IssueErrorKind::Unavailable, "has no address")))
     }
 
-    async fn send(
-        &self,
-        address: SocketAddr,
-        update: &mut Message,
-        record: &TxtRecord,
-    ) -> Result<(), IssueError> {
+    /// The answer, of which one without an error is signed if there is a key.
+    async fn send(&self, address: SocketAddr, update: &mut Message) -> Result<Message, IssueError> {
         let unreadable = |error: hickory_proto::ProtoError| {
             self.error(IssueErrorKind::Node, "cannot be sent an update").caused_by(error)
         };
@@ -86,10 +90,10 @@ impl Rfc2136 {
         let decoded = decode(&answer).map_err(|error| {
             self.error(IssueErrorKind::BadResponse, "does not speak DNS").caused_by(error)
         })?;
-        match decoded.metadata.response_code {
-            ResponseCode::NoError => self.verify(verifier, &answer),
-            code => Err(self.refusal(code, &decoded, record)),
+        if decoded.metadata.response_code == ResponseCode::NoError {
+            self.verify(verifier, &answer)?;
         }
+        Ok(decoded)
     }
 
     /// Whether it was really the server that took the update.
@@ -187,6 +191,25 @@ impl DnsProvider for Rfc2136 {
 
     async fn clean_up(&self, record: &TxtRecord) -> Result<(), IssueError> {
         self.update(record, Change::Remove).await
+    }
+
+    async fn probe(&self, records: &[TxtRecord]) -> Result<(), IssueError> {
+        // A server says no to who may not, also where there is nothing to remove.
+        for record in records {
+            self.clean_up(record).await?;
+        }
+        if records.is_empty() {
+            let mut question = Message::query();
+            question.add_query(Query::query(Name::root(), RecordType::SOA));
+            let answer = self.ask(question).await?;
+            // It is asked for the key, and may refuse the rest.
+            let fault = answer.signature.as_ref().and_then(|record| record.data.error.as_ref());
+            if self.key.is_some() && fault.is_some() {
+                let nothing = TxtRecord::default();
+                return Err(self.refusal(answer.metadata.response_code, &answer, &nothing));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -32,6 +32,17 @@ struct Payload {
     response: Option<Response>,
 }
 
+/// What an API group serves.
+#[derive(Deserialize)]
+struct Resources {
+    resources: Vec<Resource>,
+}
+
+#[derive(Deserialize)]
+struct Resource {
+    name: String,
+}
+
 #[derive(Deserialize)]
 struct Response {
     #[serde(default)]
@@ -164,6 +175,24 @@ impl DnsProvider for Webhook {
 
     async fn clean_up(&self, record: &TxtRecord) -> Result<(), IssueError> {
         self.ask(CLEAN_UP, record).await
+    }
+
+    /// Only whether it is there: some webhooks remove more than they are asked to.
+    async fn probe(&self, _: &[TxtRecord]) -> Result<(), IssueError> {
+        let WebhookSpec { group_name, solver_name, .. } = &self.spec;
+        let request = Request::get(format!("/apis/{group_name}/v1alpha1"))
+            .header(ACCEPT, "application/json")
+            .body(Vec::new())
+            .expect("the names were checked when the spec was read");
+        let found: Resources =
+            self.client.request(request).await.map_err(|error| self.api_error(error))?;
+        match found.resources.iter().any(|resource| resource.name == *solver_name) {
+            true => Ok(()),
+            false => Err(self.error(
+                IssueErrorKind::Config,
+                "is not among those that its API group serves: correct solverName".to_owned(),
+            )),
+        }
     }
 }
 

@@ -21,7 +21,9 @@ use zeroize::Zeroizing;
 use self::api::{Api, Refusal};
 use self::session::{Credentials, Sessions};
 use super::web::{ClientIdentity, Reach, ServerName, Web, WebOptions, words};
-use super::{BuildError, IssueError, IssueErrorKind, Issuer, Materials, Order, Surroundings};
+use super::{
+    BuildError, IssueError, IssueErrorKind, Issuer, Issuers, Materials, Order, Surroundings,
+};
 use crate::spec::object::{
     IssuerObject, SecretKeyRef, TokenSource, VaultAuth, VaultPath, VaultSpec,
 };
@@ -113,7 +115,7 @@ impl Vault {
         let server = spec.server.url().clone();
         let web = Web::new(
             WebOptions {
-                reach: Reach::of_namespace(object.namespace.as_deref()),
+                reach: Reach::of(object.namespace.as_deref(), surroundings),
                 ca_bundle: materials.ca_bundle(spec.ca_bundle.as_ref())?,
                 identity,
                 server_name: spec
@@ -261,7 +263,7 @@ impl Issuer for Vault {
         Ok(Issued { chain, trust_anchors: Vec::new() })
     }
 
-    async fn probe(&self) -> Result<(), IssueError> {
+    async fn probe(&self, _: &Issuers) -> Result<(), IssueError> {
         let Some(who) = self.sessions.own_identity() else {
             // Who comes is known only when a pod does.
             return self.sessions.api().health().await;

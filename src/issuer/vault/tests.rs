@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::clock::Clock;
-use crate::issuer::fixture::Asking;
+use crate::issuer::fixture::{Asking, no_issuers};
 use crate::issuer::{IssuerKey, Requester, build};
 use crate::spec::fixture;
 use crate::spec::object::{self, Object, SecretObject};
@@ -450,7 +450,7 @@ async fn a_node_has_no_pod_s_identity() {
 #[tokio::test]
 async fn a_probe_tells_what_stands_in_the_way() {
     let mock = Mock::start(willing(3600)).await;
-    mock.issuer(APP_ROLE).probe().await.unwrap();
+    mock.issuer(APP_ROLE).probe(&no_issuers()).await.unwrap();
     assert_eq!(mock.count(SIGN), 0);
 
     let willing = willing(3600);
@@ -460,10 +460,10 @@ async fn a_probe_tells_what_stands_in_the_way() {
         _ => willing(asked),
     })
     .await;
-    let (_, text) = refused(mock.issuer(APP_ROLE).probe().await.unwrap_err());
+    let (_, text) = refused(mock.issuer(APP_ROLE).probe(&no_issuers()).await.unwrap_err());
     assert!(text.contains("may not update pki/sign/web"), "{text}");
     let pods = mock.issuer("{jwt: {role: a, podIdentity: {}}}");
-    let (kind, text) = refused(pods.probe().await.unwrap_err());
+    let (kind, text) = refused(pods.probe(&no_issuers()).await.unwrap_err());
     assert_eq!(kind, IssueErrorKind::Unavailable);
     assert!(text.contains("is sealed"), "{text}");
 }

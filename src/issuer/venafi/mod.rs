@@ -24,7 +24,8 @@ use self::cloud::Cloud;
 use self::tpp::{Login, Sdk, Tpp};
 use super::web::{Answer, Reach, Web, WebOptions, words};
 use super::{
-    BuildError, IssueError, IssueErrorKind, Issuer, Materials, Order, Requester, Surroundings,
+    BuildError, IssueError, IssueErrorKind, Issuer, Issuers, Materials, Order, Requester,
+    Surroundings,
 };
 use crate::clock::Timestamp;
 use crate::spec::object::{CaBundle, IssuerObject, VenafiService, VenafiSpec};
@@ -98,7 +99,7 @@ impl Venafi {
         let clock = &surroundings.clock;
         let web = |ca_bundle: &Option<CaBundle>| {
             let ca_bundle = materials.ca_bundle(ca_bundle.as_ref())?;
-            let reach = Reach::of_namespace(object.namespace.as_deref());
+            let reach = Reach::of(object.namespace.as_deref(), surroundings);
             let options = WebOptions { reach, ca_bundle, ..WebOptions::default() };
             Ok::<_, BuildError>(Web::new(options, clock.clone())?)
         };
@@ -196,7 +197,7 @@ impl Issuer for Venafi {
         Err(IssueError::new(kind, message))
     }
 
-    async fn probe(&self) -> Result<(), IssueError> {
+    async fn probe(&self, _: &Issuers) -> Result<(), IssueError> {
         self.0.probe().await
     }
 

@@ -3,24 +3,34 @@
 use std::error::Error;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
+use nix::ifaddrs::getifaddrs;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::Host;
 
 use super::ServerName;
+use crate::issuer::Surroundings;
 
 /// Where requests of an issuer may go.
 ///
 /// The driver is in the node's network. Whoever may write `Issuer`s in a namespace is a tenant, and
-/// must not reach through it what listens for the node only, or what a cloud tells its machines.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+/// must not reach through it what listens for the node only, such as kubelet, or what a cloud tells
+/// its machines.
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Reach {
     /// Anywhere: what the operator wrote.
     Anywhere,
-    /// Not the loopback of the node, nor link-local, unspecified, multicast and metadata addresses:
-    /// what a tenant wrote.
-    #[default]
-    Public,
+    /// Not the loopback of the node, nor link-local, unspecified, multicast and metadata addresses,
+    /// nor any address of this process' network or of the node, of which those are given that are
+    /// in no interface here: what a tenant wrote.
+    Public(Arc<[IpAddr]>),
+}
+
+impl Default for Reach {
+    fn default() -> Self {
+        Self::Public(Arc::default())
+    }
 }
 
 /// An address that is out of reach.
@@ -35,14 +45,19 @@ pub(super) struct NoAddress(#[source] io::Error);
 
 impl Reach {
     /// The reach of an issuer in `namespace`; `None` for a `ClusterIssuer`.
-    pub(crate) fn of_namespace(namespace: Option<&str>) -> Self {
-        if namespace.is_some() { Self::Public } else { Self::Anywhere }
+    pub(crate) fn of(namespace: Option<&str>, surroundings: &Surroundings) -> Self {
+        match namespace {
+            Some(_) => Self::Public(surroundings.node_addresses.as_slice().into()),
+            None => Self::Anywhere,
+        }
     }
 
     /// Whether `address` may be asked.
-    pub(crate) fn check(self, address: IpAddr) -> Result<(), String> {
+    pub(crate) fn check(&self, address: IpAddr) -> Result<(), String> {
         match self {
-            Self::Public if !is_public(address) => Err(Forbidden(address).to_string()),
+            Self::Public(node) if !is_public(address) || is_of_node(address, node) => {
+                Err(Forbidden(address).to_string())
+            }
             _ => Ok(()),
         }
     }
@@ -57,7 +72,7 @@ pub(super) struct Resolver {
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let reach = self.reach;
+        let reach = self.reach.clone();
         let server = self.server_name.as_ref().filter(|it| it.name == name.as_str());
         let host = match server.and_then(|it| it.server.host()) {
             None => Host::Domain(name.as_str().to_owned()),
@@ -134,9 +149,33 @@ fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     }
 }
 
+/// Whether `address` is one of `node`, or of an interface here. Interfaces come and go, so they are
+/// looked at each time.
+fn is_of_node(address: IpAddr, node: &[IpAddr]) -> bool {
+    let address = match address {
+        IpAddr::V6(inner) => embedded(inner).map_or(address, IpAddr::V4),
+        IpAddr::V4(_) => address,
+    };
+    node.contains(&address) || interface_addresses().any(|own| own == address)
+}
+
+fn interface_addresses() -> impl Iterator<Item = IpAddr> {
+    let interfaces = getifaddrs().into_iter().flatten();
+    interfaces.filter(|interface| interface.interface_name != SERVICES).filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|it| IpAddr::V6(it.ip())))
+    })
+}
+
+/// Where kube-proxy with IPVS puts the addresses of all Services of the cluster, which lead away from
+/// the node.
+const SERVICES: &str = "kube-ipvs0";
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
 
     #[test]
     fn a_tenant_reaches_no_address_of_the_node_or_its_cloud() {
@@ -164,20 +203,35 @@ mod tests {
             "fd00:ec2::254",
         ] {
             let address = forbidden.parse().unwrap();
-            assert!(Reach::Public.check(address).is_err(), "{forbidden}");
+            assert!(Reach::default().check(address).is_err(), "{forbidden}");
             assert!(Reach::Anywhere.check(address).is_ok(), "{forbidden}");
         }
         for allowed in
             ["10.0.0.1", "192.168.1.1", "172.16.0.1", "93.184.216.34", "fd00::1", "2001:db8::1"]
         {
-            assert!(Reach::Public.check(allowed.parse().unwrap()).is_ok(), "{allowed}");
+            assert!(Reach::default().check(allowed.parse().unwrap()).is_ok(), "{allowed}");
         }
     }
 
     #[test]
     fn only_a_cluster_issuer_reaches_anything() {
-        assert_eq!(Reach::of_namespace(Some("shop")), Reach::Public);
-        assert_eq!(Reach::of_namespace(None), Reach::Anywhere);
-        assert_eq!(Reach::default(), Reach::Public);
+        let node: IpAddr = "10.9.8.7".parse().unwrap();
+        let surroundings = Surroundings {
+            node_addresses: vec![node],
+            ..Surroundings::new(Clock::system(), "node-1")
+        };
+        assert_eq!(Reach::of(None, &surroundings), Reach::Anywhere);
+        let tenant = Reach::of(Some("shop"), &surroundings);
+        for forbidden in [node, "::ffff:10.9.8.7".parse().unwrap()] {
+            assert!(tenant.check(forbidden).is_err(), "{forbidden}");
+        }
+        assert!(tenant.check("10.9.8.6".parse().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn a_tenant_reaches_no_interface_of_the_node() {
+        let mut own = interface_addresses();
+        assert!(own.all(|address| Reach::default().check(address).is_err()));
+        assert!(interface_addresses().any(|address| address.is_loopback()));
     }
 }

@@ -242,7 +242,7 @@ async fn a_server_that_says_when_to_come_back_is_left_alone() {
 async fn an_issuer_of_a_namespace_does_not_reach_the_node() {
     let server = Canned::start("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
     let port = server.address.port();
-    let web = web(WebOptions { reach: Reach::Public, ..unlimited() });
+    let web = web(WebOptions { reach: Reach::default(), ..unlimited() });
     for host in ["127.0.0.1", "2130706433", "0x7f.1", "[::1]", "[::ffff:127.0.0.1]", "localhost"] {
         let url: Url = format!("https://{host}:{port}/").parse().unwrap();
         let (kind, text) = kind_and_text(web.get(&url).send().await.unwrap_err());

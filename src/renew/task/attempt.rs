@@ -22,33 +22,43 @@ impl Life {
         self.is_news(&issuer);
         let issuer = issuer?;
         self.await_trust().await?;
-        let (volume, key, csr) = self.prepare(&request).await?;
-        let handle = PendingHandle(volume.clone());
         let warnings = Warnings::default();
-        let previous = self.progress.borrow().installed.as_ref().map(|held| held.leaf.clone());
-        let order = Order {
-            requester: Requester::Volume { id: &request.volume, pod: &request.pod },
-            spec,
-            request: &csr,
-            annotations: &request.annotations,
-            key: &key,
-            tokens: &request.tokens,
-            warnings: &warnings,
-            previous: previous.as_ref(),
-            handle: &handle,
-            issuers: &self.shared.settings.issuers,
-        };
+        // Before a key is made that nobody may need.
         let (turn, offered) = match issuer.shares_on_node() {
             true => (Some(self.turn(&request).await?), self.offered(&request).await),
             false => (None, None),
         };
-        let (key, issued) = match offered {
-            Some(offered) => offered,
-            None => tokio::select! {
-                biased;
-                () = self.cancel.cancelled() => return Err(Stopped::Cancelled),
-                issued = issuer.issue(order) => (Arc::clone(&key), issued?),
-            },
+        let (volume, key, issued) = match offered {
+            Some((key, issued)) => {
+                let volume = self.made().await?;
+                if let Some(handle) = PendingHandle(volume.clone()).load() {
+                    issuer.forget(&handle);
+                }
+                (volume, key, issued)
+            }
+            None => {
+                let (volume, key, csr) = self.prepare(&request).await?;
+                let handle = PendingHandle(volume.clone());
+                let previous = self.progress.borrow().installed.as_ref().map(|it| it.leaf.clone());
+                let order = Order {
+                    requester: Requester::Volume { id: &request.volume, pod: &request.pod },
+                    spec,
+                    request: &csr,
+                    annotations: &request.annotations,
+                    key: &key,
+                    tokens: &request.tokens,
+                    warnings: &warnings,
+                    previous: previous.as_ref(),
+                    handle: &handle,
+                    issuers: &self.shared.settings.issuers,
+                };
+                let issued = tokio::select! {
+                    biased;
+                    () = self.cancel.cancelled() => return Err(Stopped::Cancelled),
+                    issued = issuer.issue(order) => issued?,
+                };
+                (volume, key, issued)
+            }
         };
         let installed = self.write(&request, issuer.as_ref(), volume, key, issued).await?;
         let renewal = self.progress.borrow().installed.is_some();
@@ -94,6 +104,17 @@ impl Life {
                 .map_err(|denied| IssueError::new(IssueErrorKind::Denied, denied.to_string()))?;
         }
         entry.issuer.map_err(|reason| config(format!("{reference} is not ready: {reason}")))
+    }
+
+    /// The volume, made if need be.
+    async fn made(&mut self) -> Result<Volume, IssueError> {
+        if let Some(volume) = &self.volume {
+            return Ok(volume.clone());
+        }
+        let (record, volumes) = (Arc::clone(&self.record), self.shared.settings.volumes.clone());
+        let volume = blocking(move || volumes.create(&record)).await.map_err(node_error)?;
+        self.set_volume(volume.clone());
+        Ok(volume)
     }
 
     /// The volume, made if need be, the key to have signed, and the request for it.

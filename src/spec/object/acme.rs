@@ -62,6 +62,8 @@ pub struct Solver {
     pub selector: Selector,
     /// How.
     pub method: SolverMethod,
+    /// A field of cert-manager that was written and means nothing here.
+    pub ignored: Option<&'static str>,
 }
 
 /// Which names a solver is for. The most specific solver proves a name: one that lists the name,
@@ -233,9 +235,9 @@ struct WrittenSolver {
     /// A TXT record _validation-persist.<name> that names the account is there already.
     #[serde(rename = "dnsPersist01")]
     dns_persist01: Option<Nothing>,
-    /// There is no such check of one's own here.
+    /// Taken from specs of cert-manager and ignored: there is no such check of one's own here.
     #[serde(rename = "waitInsteadOfSelfCheck")]
-    #[schemars(skip)]
+    #[schemars(with = "Option<String>")]
     _wait_instead_of_self_check: Option<IgnoredAny>,
 }
 
@@ -248,10 +250,12 @@ struct Nothing {}
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WrittenHttp01 {
-    #[schemars(skip)]
+    /// Taken from specs of cert-manager and ignored: no Ingress is made here.
+    #[schemars(schema_with = "super::dns01::any_object")]
     ingress: Option<IgnoredAny>,
+    /// Taken from specs of cert-manager and ignored: no HTTPRoute is made here.
     #[serde(rename = "gatewayHTTPRoute")]
-    #[schemars(skip)]
+    #[schemars(schema_with = "super::dns01::any_object")]
     gateway_http_route: Option<IgnoredAny>,
 }
 
@@ -277,26 +281,23 @@ impl<'de> Deserialize<'de> for Solver {
                  pods: use dnsNames or dnsZones",
             ));
         }
-        let http01 = match written.http01 {
-            Some(WrittenHttp01 { ingress: None, gateway_http_route: None }) => true,
-            Some(_) => {
-                return Err(D::Error::custom(
-                    "http01 makes no Ingress or HTTPRoute here: write http01: {}, and have \
-                     /.well-known/acme-challenge/ of the names led to certmount",
-                ));
+        let ignored = match &written.http01 {
+            Some(WrittenHttp01 { ingress: Some(_), .. }) => Some("http01.ingress"),
+            Some(WrittenHttp01 { gateway_http_route: Some(_), .. }) => {
+                Some("http01.gatewayHTTPRoute")
             }
-            None => false,
+            _ => None,
         };
         let methods = [
             written.dns01.map(|spec| SolverMethod::Dns01(Box::new(spec))),
-            http01.then_some(SolverMethod::Http01),
+            written.http01.map(|_| SolverMethod::Http01),
             written.tls_alpn01.map(|Nothing {}| SolverMethod::TlsAlpn01),
             written.dns_persist01.map(|Nothing {}| SolverMethod::DnsPersist01),
         ];
         let mut methods = methods.into_iter().flatten();
         match (methods.next(), methods.next()) {
             (Some(method), None) => {
-                Ok(Self { selector: Selector { dns_names, dns_zones }, method })
+                Ok(Self { selector: Selector { dns_names, dns_zones }, method, ignored })
             }
             (Some(_), Some(_)) => {
                 Err(D::Error::custom("a solver proves names in one way: make two of it"))

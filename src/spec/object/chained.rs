@@ -12,7 +12,7 @@ use super::{
 };
 use crate::spec::values::quoted;
 use crate::spec::volume::IssuerRef;
-use crate::x509::{KeyAlgorithm, NameConstraints, NameError, NameSubtree};
+use crate::x509::{GeneralName, KeyAlgorithm, NameConstraints, NameError, NameSubtree};
 
 /// The fields of `chained`.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -28,6 +28,8 @@ pub struct ChainedSpec {
     pub key_algorithm: KeyAlgorithm,
     /// Which names it may sign.
     pub name_constraints: NameConstraints,
+    /// Names of its own, where `${NODE_NAME}` stands for the node's: an ACME server orders by them.
+    pub dns_names: Vec<String>,
     /// The longest life of a certificate that it signs, whatever is asked for.
     pub max_duration: Option<Duration>,
     /// How far before the time of signing these become valid, for clocks that are behind.
@@ -67,6 +69,10 @@ struct WrittenChained {
     /// that are not mentioned are not constrained.
     #[serde(default)]
     name_constraints: WrittenConstraints,
+    /// Names of the intermediate itself, which an ACME server orders by and has proved; none
+    /// without it. ${NODE_NAME} stands for the node's name. The first is the common name.
+    #[serde(default)]
+    dns_names: Vec<String>,
     /// How certificates are signed with an intermediate.
     #[serde(default)]
     leaf: WrittenLeaf,
@@ -141,6 +147,7 @@ impl<'de> Deserialize<'de> for ChainedSpec {
                 format_duration(duration)
             )));
         }
+        names(&written.dns_names, "node").map_err(D::Error::custom)?;
         Ok(Self {
             upstream: written.issuer_ref.read().map_err(D::Error::custom)?,
             duration,
@@ -150,11 +157,48 @@ impl<'de> Deserialize<'de> for ChainedSpec {
                 None => KeyAlgorithm::EcdsaP256,
             },
             name_constraints: written.name_constraints.read().map_err(D::Error::custom)?,
+            dns_names: written.dns_names,
             max_duration: written.leaf.max_duration,
             backdate: written.leaf.backdate.unwrap_or(DEFAULT_BACKDATE),
         })
     }
 }
+
+impl ChainedSpec {
+    /// The names of the intermediate itself, on the node `node_name`.
+    ///
+    /// # Errors
+    ///
+    /// When the node's name makes no DNS name of one of them.
+    pub fn names_on(&self, node_name: &str) -> Result<Vec<GeneralName>, String> {
+        names(&self.dns_names, node_name)
+    }
+}
+
+/// The variable in `dnsNames`.
+const NODE_NAME: &str = "${NODE_NAME}";
+
+fn names(texts: &[String], node_name: &str) -> Result<Vec<GeneralName>, String> {
+    let name = |text: &String| {
+        let text = text.replace(NODE_NAME, node_name);
+        if text.contains('$') {
+            return Err(format!("dnsNames: {} has no variables but {NODE_NAME}", quoted(&text)));
+        }
+        GeneralName::dns(&text).map_err(|error| format!("dnsNames: {error}"))
+    };
+    let names: Vec<_> = texts.iter().map(name).collect::<Result<_, _>>()?;
+    match names.first().map(GeneralName::value) {
+        Some(first) if first.len() > LONGEST_COMMON_NAME => Err(format!(
+            "dnsNames: {} is the common name, and longer than {LONGEST_COMMON_NAME} characters: \
+             put a shorter one before it",
+            quoted(&first)
+        )),
+        _ => Ok(names),
+    }
+}
+
+/// RFC 5280's upper bound.
+const LONGEST_COMMON_NAME: usize = 64;
 
 impl JsonSchema for ChainedSpec {
     fn schema_name() -> std::borrow::Cow<'static, str> {
@@ -275,6 +319,7 @@ mod tests {
                 renew_before: None,
                 key_algorithm: KeyAlgorithm::EcdsaP256,
                 name_constraints: NameConstraints::default(),
+                dns_names: Vec::new(),
                 max_duration: None,
                 backdate: Duration::from_secs(300),
             }
@@ -287,6 +332,7 @@ mod tests {
     fn every_field_is_read() {
         let spec = of_cluster(
             "{issuerRef: {name: root}, duration: 24h, renewBefore: 8h, keyAlgorithm: ECDSA-384, \
+              dnsNames: ['${NODE_NAME}.mesh.example.com', mesh.example.com], \
               leaf: {maxDuration: 1h, backdate: 0s}, nameConstraints: {critical: true, \
               permitted: {dnsDomains: [svc.cluster.local], uriDomains: [cluster.local]}, \
               excluded: {ipRanges: [0.0.0.0/0, '::/0'], emailAddresses: [.example.com]}}}",
@@ -296,6 +342,11 @@ mod tests {
         assert_eq!((spec.duration, spec.renew_before), (hours(24), Some(hours(8))));
         assert_eq!((spec.max_duration, spec.backdate), (Some(hours(1)), Duration::ZERO));
         assert_eq!(spec.key_algorithm, KeyAlgorithm::EcdsaP384);
+        let names = spec.names_on("node-1").unwrap();
+        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["dns:node-1.mesh.example.com", "dns:mesh.example.com"]);
+        assert!(spec.names_on("no name").unwrap_err().contains("dnsNames"));
+        assert!(spec.names_on(&"n".repeat(63)).unwrap_err().contains("put a shorter one"));
         let texts = |subtrees: &[NameSubtree]| -> Vec<String> {
             subtrees.iter().map(ToString::to_string).collect()
         };
@@ -324,6 +375,11 @@ mod tests {
                 "nameConstraints.permitted: DNS domain \".a.example\" begins with a dot",
             ),
             ("{issuerRef: {name: a}, leaf: {pathLen: 1}}", "pathLen"),
+            ("{issuerRef: {name: a}, dnsNames: ['a b']}", "dnsNames: "),
+            (
+                "{issuerRef: {name: a}, dnsNames: ['${POD_NAME}.a']}",
+                "no variables but ${NODE_NAME}",
+            ),
             ("{issuerRef: {name: mesh}}", "itself"),
             ("{issuerRef: {name: a, kind: Issuer}}", "is in no namespace"),
         ] {

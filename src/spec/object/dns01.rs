@@ -13,7 +13,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use url::Url;
 
-use super::SecretKeyRef;
+use super::{CaBundle, SecretKeyRef};
 use crate::spec::values::quoted;
 
 /// The fields of `dns01`.
@@ -189,6 +189,10 @@ pub struct AcmeDnsSpec {
     pub host: Url,
     /// Accounts at the server by the names that they are for, in JSON.
     pub account_secret_ref: SecretKeyRef,
+    /// PEM certificates in base64 that the server must chain to, instead of the system's roots.
+    #[serde(default, deserialize_with = "ca_bundle")]
+    #[schemars(with = "Option<String>")]
+    pub ca_bundle: Option<CaBundle>,
 }
 
 /// A host's name or address, and a port.
@@ -542,8 +546,13 @@ fn web_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::Err
     })
 }
 
+fn ca_bundle<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<CaBundle>, D::Error> {
+    let inline = Option::<String>::deserialize(deserializer)?;
+    CaBundle::read(inline.as_deref(), None).map_err(D::Error::custom)
+}
+
 /// Whatever others take.
-fn any_object(_: &mut SchemaGenerator) -> Schema {
+pub(super) fn any_object(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
 

@@ -19,6 +19,9 @@ fn accounts(password: &str) -> String {
 /// As acme-dns 1.0 answers to an update.
 async fn server() -> Server {
     Server::start(|request| {
+        if request.path == "/base/health" {
+            return (200, String::new());
+        }
         assert_eq!((request.method.as_str(), request.path.as_str()), ("POST", "/base/update"));
         let refusal = |code: u16, error: &str| (code, json!({"error": error}).to_string());
         let known = request.header("x-api-user") == "c36f50e8-4632-44f0-83fe-e070fef28a10";
@@ -39,7 +42,8 @@ async fn server() -> Server {
 
 fn build(server: &Server, accounts: &str) -> Result<AcmeDns, BuildError> {
     let host = server.url.join("base/").unwrap();
-    let spec = AcmeDnsSpec { host, account_secret_ref: reference("accounts") };
+    let account_secret_ref = reference("accounts");
+    let spec = AcmeDnsSpec { host, account_secret_ref, ca_bundle: None };
     AcmeDns::build(&spec, fake::web(), &materials(&[("accounts", accounts)]))
 }
 
@@ -60,6 +64,17 @@ async fn the_text_goes_to_the_account_of_the_name() {
     let (kind, text) = told(acme_dns.present(&other).await);
     assert_eq!(kind, IssueErrorKind::Config);
     assert!(text.contains("have none for other.example.com: register one"), "{text}");
+}
+
+#[tokio::test]
+async fn a_probe_asks_how_the_server_is_and_looks_for_accounts() {
+    let server = server().await;
+    let acme_dns = build(&server, &accounts("s3cret")).unwrap();
+    acme_dns.probe(&[record("")]).await.unwrap();
+    assert_eq!(server.calls(), ["GET /base/health"]);
+    let other = TxtRecord { host: "other.example.com".to_owned(), ..record("") };
+    let (_, text) = told(acme_dns.probe(&[other]).await);
+    assert!(text.contains("have none for other.example.com"), "{text}");
 }
 
 #[tokio::test]

@@ -90,6 +90,21 @@ async fn secrets_are_looked_for_where_the_issuer_is() {
 }
 
 #[tokio::test]
+async fn a_probe_asks_only_whether_the_webhook_is_there() {
+    let serving = |solver: &'static str| {
+        webhook(None, move |path, _| {
+            assert_eq!(path, "/apis/acme.example.com/v1alpha1");
+            let resource = json!({"name": solver, "kind": "ChallengePayload", "verbs": ["create"]});
+            (200, json!({"kind": "APIResourceList", "resources": [resource]}))
+        })
+    };
+    serving("my-solver").probe(&[record("x")]).await.unwrap();
+    let (kind, text) = told(serving("other").probe(&[]).await);
+    assert_eq!(kind, IssueErrorKind::Config);
+    assert!(text.contains("correct solverName"), "{text}");
+}
+
+#[tokio::test]
 async fn a_failure_says_what_to_do() {
     use IssueErrorKind::{BadResponse, Config, Unavailable};
     let forbidden = "my-solver.acme.example.com is forbidden: User \"x\" cannot create resource";
