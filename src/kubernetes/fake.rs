@@ -171,6 +171,16 @@ impl FakeApi {
                 let deleted = state.remove(at);
                 json_answer(StatusCode::OK, &deleted)
             }
+            ("PATCH", None) if query.contains(APPLIED_BY) => {
+                let stored = state.store(place, serde_json::from_slice(body).unwrap());
+                json_answer(StatusCode::CREATED, &stored)
+            }
+            ("PATCH", Some(at))
+                if query.contains(APPLIED_BY)
+                    && differs(&state.objects[at].1, &serde_json::from_slice(body).unwrap()) =>
+            {
+                failure(StatusCode::CONFLICT, "Conflict")
+            }
             ("PATCH", Some(at)) => {
                 let mut object = state.objects[at].1.clone();
                 merge(&mut object, serde_json::from_slice(body).unwrap());
@@ -271,6 +281,20 @@ fn selects(query: &str, object: &Value) -> bool {
             _ => true,
         }
     })
+}
+
+/// What tells server-side apply from other patches. Everybody here is a manager of their own.
+const APPLIED_BY: &str = "fieldManager=";
+
+/// Whether both have a value in the same place, and not the same.
+fn differs(object: &Value, applied: &Value) -> bool {
+    match (object, applied) {
+        (Value::Null, _) => false,
+        (Value::Object(object), Value::Object(applied)) => applied
+            .iter()
+            .any(|(key, value)| object.get(key).is_some_and(|there| differs(there, value))),
+        (object, applied) => object != applied,
+    }
 }
 
 /// RFC 7386.

@@ -1,4 +1,8 @@
 //! Secrets that certmount itself makes.
+//!
+//! By server-side apply, for Kubernetes looks at the name only there: the right to `create` by POST is
+//! the right to make any Secret, and the right to `create` and `patch` one by name is no more than it
+//! says.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +10,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams};
 use zeroize::Zeroizing;
 
 use super::{Access, reason};
@@ -37,26 +41,35 @@ pub async fn create_or_read_secret(
         data: Some(BTreeMap::from([(key.to_owned(), ByteString(value.to_vec()))])),
         ..Secret::default()
     };
-    match secrets.create(&PostParams::default(), &made).await {
+    let cannot = |what: &str, error: &kube::Error| {
+        format!(
+            "Secret {namespace}/{name} cannot be {what}: {}; make it, or let certmount create, get \
+             and patch it: in the chart, list it in issuers.acmeAccounts",
+            reason(error)
+        )
+    };
+    // Values of two managers conflict where they differ, so the first one stays.
+    let manager = manager().ok_or("the node has no random numbers")?;
+    match secrets.patch(name, &PatchParams::apply(&manager), &Patch::Apply(&made)).await {
         Ok(_) => return Ok(value.clone()),
-        Err(kube::Error::Api(status)) if status.is_already_exists() => {}
-        Err(error) => {
-            return Err(format!(
-                "Secret {namespace}/{name} cannot be made: {}; make it, or let certmount create \
-                 Secrets there",
-                reason(&error)
-            ));
-        }
+        Err(kube::Error::Api(status)) if status.code == CONFLICT => {}
+        Err(error) => return Err(cannot("made", &error)),
     }
-    let there = secrets.get(name).await.map_err(|error| {
-        let reason = reason(&error);
-        format!("Secret {namespace}/{name} cannot be read: {reason}; let certmount get it")
-    })?;
+    let there = secrets.get(name).await.map_err(|error| cannot("read", &error))?;
     let value = there.data.and_then(|mut data| data.remove(key));
     let value = value.map(|ByteString(value)| Zeroizing::new(value));
     value.ok_or_else(|| {
         format!("Secret {namespace}/{name} is there and has no {key}: add it, or delete the Secret")
     })
+}
+
+const CONFLICT: u16 = 409;
+
+/// Whose the fields of the Secret are: another one with each attempt.
+fn manager() -> Option<String> {
+    let mut bytes = [0; 8];
+    aws_lc_rs::rand::fill(&mut bytes).ok()?;
+    Some(format!("certmount-{:016x}", u64::from_be_bytes(bytes)))
 }
 
 #[cfg(test)]
@@ -86,17 +99,33 @@ mod tests {
     #[tokio::test]
     async fn what_stands_in_the_way_is_said_with_what_to_do() {
         let api = FakeApi::default();
-        api.refuse("POST secrets", 403, "secrets is forbidden");
+        for (call, what) in [("PATCH secrets", "made"), ("GET secrets", "read")] {
+            api.refuse(call, 403, "secrets is forbidden");
+            let error = keep(&api, "s3cret").await.unwrap_err();
+            let said = format!("cannot be {what}: secrets is forbidden; make it, or let certmount");
+            assert!(error.contains(&said), "{error}");
+            assert!(!error.contains("s3cret"), "{error}");
+            api.relent();
+            let labels = json!({"app.kubernetes.io/managed-by": "somebody"});
+            api.put(
+                "secrets",
+                json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": "home",
+                    "name": "account", "labels": labels}, "data": {"other": ""}}),
+            );
+        }
         let error = keep(&api, "s3cret").await.unwrap_err();
-        assert!(error.contains("secrets is forbidden; make it, or let certmount"), "{error}");
-        assert!(!error.contains("s3cret"), "{error}");
-        api.relent();
+        assert!(error.contains("has no tls.key: add it"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_is_there_is_filled() {
+        let api = FakeApi::default();
         api.put(
             "secrets",
             json!({"apiVersion": "v1", "kind": "Secret",
             "metadata": {"namespace": "home", "name": "account"}, "data": {"other": ""}}),
         );
-        let error = keep(&api, "s3cret").await.unwrap_err();
-        assert!(error.contains("has no tls.key: add it"), "{error}");
+        assert_eq!(keep(&api, "first").await.unwrap(), "first");
+        assert_eq!(api.objects("secrets")[0]["data"], json!({"other": "", "tls.key": "Zmlyc3Q="}));
     }
 }

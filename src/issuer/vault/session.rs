@@ -271,8 +271,9 @@ impl Sessions {
                     |reason| {
                         let message = format!(
                             "the Kubernetes API gives no token of service account \
-                             {namespace}/{name}: {reason}; give certmount's ClusterRole the right \
-                             to create serviceaccounts/token of it"
+                             {namespace}/{name}: {reason}; let certmount create \
+                             serviceaccounts/token of it: in the chart, list it in \
+                             issuers.serviceAccounts"
                         );
                         IssueError::new(IssueErrorKind::Config, message)
                     },

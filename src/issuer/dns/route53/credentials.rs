@@ -153,8 +153,8 @@ async fn token(
     let ServiceAccountRef { name, audiences } = account;
     access.service_account_token(namespace, name, audiences).await.map_err(|error| {
         let message = format!(
-            "there is no token of the service account {namespace}/{name}: give certmount the \
-             right to create serviceaccounts/token of that name ({error})"
+            "there is no token of the service account {namespace}/{name}: let certmount create \
+             serviceaccounts/token of it, in the chart by issuers.serviceAccounts ({error})"
         );
         IssueError::new(IssueErrorKind::Config, message)
     })
