@@ -397,6 +397,26 @@ async fn a_decision_that_could_not_be_heard_is_looked_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_write_that_succeeds_brings_the_watch_back() {
+    let api = FakeApi::default();
+    api.refuse("LIST certificaterequests", 500, "not yet");
+    let issuers = issuers(&api);
+    let volume = Arc::new(Volume::new("cert-manager.io", "ca"));
+    api.refuse("POST certificaterequests", 500, "not yet");
+    volume.attempt(&issuers).await.unwrap_err();
+    // So long that the watch waits as long as it ever does.
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    api.relent();
+    let (listed, asked) = (api.calls().len(), Instant::now());
+    let attempt = begin(&volume, &issuers);
+    until_called(&api, "WATCH certificaterequests", 1).await;
+    assert_eq!(api.calls()[listed..].len(), 3, "a write, a list, a watch");
+    sign(&api, &volume);
+    attempt.await.unwrap().unwrap();
+    assert_eq!(asked.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
 async fn says_that_nothing_can_be_heard() {
     let api = FakeApi::default();
     api.refuse("LIST certificaterequests", 403, "certificaterequests is forbidden: cannot list");

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use kube::api::{DeleteParams, PostParams};
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::utils::Backoff as _;
+use kube::runtime::watcher::{self, DefaultBackoff, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -85,6 +85,8 @@ pub(super) struct Tracker<K> {
     /// Each write that waits takes up a connection.
     writes: Semaphore,
     watch: OnceLock<AbortOnDropHandle<()>>,
+    /// Wakes a watch that waits before it tries again.
+    answers: Arc<Notify>,
     kind: std::marker::PhantomData<fn() -> K>,
 }
 
@@ -121,6 +123,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
 const MOST_WRITES: usize = 32;
 
+/// A watch that was cut off tries again after this at the latest.
+const LONGEST_DEAFNESS: Duration = Duration::from_secs(30);
+
 impl<K: Request> Tracker<K> {
     pub(super) fn new(client: Client, node: String) -> Self {
         Self {
@@ -129,6 +134,7 @@ impl<K: Request> Tracker<K> {
             board: Arc::default(),
             writes: Semaphore::new(MOST_WRITES),
             watch: OnceLock::new(),
+            answers: Arc::default(),
             kind: std::marker::PhantomData,
         }
     }
@@ -154,7 +160,12 @@ impl<K: Request> Tracker<K> {
         let (mut progress, made, told) = lock(&self.board).await_progress(name);
         if !made {
             let object = self.submit(name, author, make()).await?;
-            lock(&self.board).submitted(name, &object);
+            let mut board = lock(&self.board);
+            board.submitted(name, &object);
+            if board.is_deaf() {
+                // The API server is back, so the answer would come sooner than the watch.
+                self.answers.notify_one();
+            }
         }
         let mut deadline = Instant::now() + if told.is_some() { LONGEST_WAIT } else { PATIENCE };
         let mut looked = false;
@@ -249,12 +260,20 @@ impl<K: Request> Tracker<K> {
         let config = watcher::Config::default()
             .labels(&format!("{NODE_LABEL}={}", self.node))
             .page_size(PAGE);
-        let events = watcher(K::api(self.client.clone(), None), config).default_backoff();
-        let board = Arc::clone(&self.board);
+        let events = watcher(K::api(self.client.clone(), None), config);
+        let (board, answers) = (Arc::clone(&self.board), Arc::clone(&self.answers));
         AbortOnDropHandle::new(tokio::spawn(async move {
             let mut events = pin!(events);
+            let mut backoff = DefaultBackoff::default();
             while let Some(event) = events.next().await {
+                let failed = event.is_err();
                 lock(&board).note::<K>(event);
+                if failed {
+                    let wait = backoff.next().unwrap_or(LONGEST_DEAFNESS);
+                    let _ = timeout(wait, answers.notified()).await;
+                } else {
+                    backoff.reset();
+                }
             }
         }))
     }
