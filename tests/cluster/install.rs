@@ -1,10 +1,12 @@
 //! Installing with what is in `deploy/`, as the chart's users and those without helm do it.
 
+use std::io::Write as _;
+
 use serde_json::json;
 
 use crate::kubernetes::{
-    DRIVER_NAMESPACE, Namespace, cluster, driver_container, driver_pod, kubectl, no_volumes_left,
-    try_kubectl,
+    DRIVER_NAMESPACE, Namespace, cluster, driver_container, driver_pod, eventually, kubectl,
+    no_volumes_left, run, try_kubectl,
 };
 
 /// The API server drops a field that it does not know; here it must know each.
@@ -23,9 +25,11 @@ fn the_driver_shows_what_it_does() {
     kubectl(&[&exec[..], &["inspect"]].concat());
     let pod = pod.strip_prefix("pod/").unwrap();
     let metrics = format!("/api/v1/namespaces/{DRIVER_NAMESPACE}/pods/{pod}:9402/proxy/metrics");
-    let metrics = kubectl(&["get", "--raw", &metrics]);
-    assert!(metrics.contains("certmount_volumes{phase=\"ready\"}"), "{metrics}");
-    assert!(metrics.contains("certmount_config_problems 0"), "{metrics}");
+    for metric in ["certmount_volumes{phase=\"ready\"}", "certmount_config_problems 0"] {
+        eventually(&format!("{metric} is in the metrics"), || {
+            kubectl(&["get", "--raw", &metrics]).contains(metric).then_some(())
+        });
+    }
 }
 
 /// A container that mounts for its node gets every right from Kubernetes; the driver gives up what
@@ -87,7 +91,7 @@ fn issuers_of_a_namespace_are_served_where_that_is_allowed() {
         ("dns-names", "web.${POD_NAMESPACE}.svc"),
     ];
     let allowed = Namespace::existing("namespaced-issuers");
-    allowed.create(&issuer);
+    allowed.apply(&issuer.to_string(), &[]);
     allowed.start_pod("web", &attributes).delete();
 
     let other = Namespace::new();
@@ -144,32 +148,76 @@ fn live_volumes_outlive_the_chart() {
     ];
     let live = namespace.start_pod("live", &attributes);
     let ending = namespace.start_pod("ending", &attributes);
-    let old = live.certificate();
-    let values =
-        cluster(&["exec", "helm", "-n", "drop-in", "get", "values", "drop-in", "-o", "json"]);
+    let chart = DropIn::as_it_is();
     cluster(&["exec", "helm", "-n", "drop-in", "uninstall", "drop-in", "--wait"]);
-    live.certificate();
+    let old = live.certificate_at_hand();
     namespace.kubectl(&["delete", "pod", "ending", "--wait=false"]);
 
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("values.json");
-    std::fs::File::create_new(&file)
-        .and_then(|mut file| std::io::Write::write_all(&mut file, values.as_bytes()))
-        .unwrap();
-    let upgrade = |more: &[&str]| {
-        let helm = ["exec", "helm", "-n", "drop-in", "upgrade", "--install", "drop-in"];
-        let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/chart");
-        let values = ["--values", file.to_str().unwrap(), "--wait", "--timeout=2m"];
-        cluster(&[&helm[..], &[chart], &values, more].concat());
-    };
-    upgrade(&[]);
+    chart.upgrade(&[]);
     ending.delete();
     let new = live.renewed(&old);
     // An update of the chart while a renewal is near.
-    upgrade(&["--set=log.level=debug"]);
+    chart.upgrade(&["--set=log.level=debug"]);
     live.renewed(&new);
     assert_eq!(live.field(".status.containerStatuses[0].restartCount"), "0");
-    upgrade(&[]);
     live.delete();
     no_volumes_left();
+}
+
+/// cert-manager's approvers then judge by the pod's service account.
+#[test]
+fn a_pod_asks_with_its_own_token_where_the_chart_says_so() {
+    let namespace = Namespace::new();
+    namespace.cert_manager_ca();
+    let chart = DropIn::as_it_is();
+    let tokens = r#"--set-json=driver.tokenRequests=[{"audience":"","expirationSeconds":3600}]"#;
+    chart.upgrade(&[tokens, "--set=driver.useTokenRequest=true"]);
+    let attributes = [
+        ("csi.cert-manager.io/issuer-name", "ca"),
+        ("csi.cert-manager.io/dns-names", "web.example"),
+    ];
+    let pod = namespace.create_pod("web", &attributes, &json!({}));
+    let account = format!("service account {}/default may not create", namespace.name());
+    pod.told("FailedMount", &account);
+    assert!(namespace.objects("certificaterequests").is_empty());
+    let requests = "--resource=certificaterequests.cert-manager.io";
+    namespace.kubectl(&["create", "role", "asking", "--verb=create", requests]);
+    let account = format!("--serviceaccount={}:default", namespace.name());
+    namespace.kubectl(&["create", "rolebinding", "asking", "--role=asking", &account]);
+    pod.wait("Ready");
+    pod.certificate();
+    pod.delete();
+    no_volumes_left();
+}
+
+/// The chart in the place of cert-manager's csi-driver. It is as it was once this is dropped.
+struct DropIn {
+    /// Its values.
+    file: tempfile::NamedTempFile,
+}
+
+impl DropIn {
+    fn as_it_is() -> Self {
+        let get = ["exec", "helm", "-n", "drop-in", "get", "values", "drop-in", "-o", "json"];
+        let mut file = tempfile::Builder::new().suffix(".json").tempfile().unwrap();
+        file.write_all(cluster(&get).as_bytes()).unwrap();
+        Self { file }
+    }
+
+    fn upgrade(&self, more: &[&str]) {
+        cluster(&self.command(more));
+    }
+
+    fn command<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
+        let helm = ["exec", "helm", "-n", "drop-in", "upgrade", "--install", "drop-in"];
+        let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/chart");
+        let values = ["--values", self.file.path().to_str().unwrap(), "--wait", "--timeout=4m"];
+        [&helm[..], &[chart], &values, more].concat()
+    }
+}
+
+impl Drop for DropIn {
+    fn drop(&mut self) {
+        run(&self.command(&[]), "");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,11 @@ const DAEMON_SET: &str = "daemonset/certmount";
 /// The drivers, by what pods write as `csi.driver`.
 const DRIVER: &str = "csi.certmount.dev";
 const DROP_IN: &str = "csi.cert-manager.io";
-/// Longer than anything takes that goes well, kubelet's waits between two tries included.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// Longer than anything takes that goes well on a slow machine, kubelet's waits between two tries
+/// included: they grow up to two minutes.
+const PATIENCE: Duration = Duration::from_secs(240);
+/// The same, for kubectl.
+pub(crate) const PATIENTLY: &str = "--timeout=240s";
 
 /// Runs `tests/cluster/cluster` with `args`.
 ///
@@ -42,6 +46,16 @@ pub(crate) fn try_kubectl(args: &[&str]) -> Result<String, String> {
     if output.status.success() { Ok(text(&output)) } else { Err(text(&output)) }
 }
 
+/// Applies a manifest.
+///
+/// # Panics
+///
+/// When that fails, with what kubectl says.
+pub(crate) fn apply(manifest: &str, flags: &[&str]) {
+    let args = [&["exec", "kubectl", "apply", "-f", "-"], flags].concat();
+    succeed(&args, run(&args, manifest));
+}
+
 /// What `look` sees in the end.
 ///
 /// # Panics
@@ -60,7 +74,7 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
 
 /// The pod of the driver, once there is one that is ready and no other.
 pub(crate) fn driver_pod() -> String {
-    kubectl(&["-n", DRIVER_NAMESPACE, "rollout", "status", DAEMON_SET, "--timeout=60s"]);
+    kubectl(&["-n", DRIVER_NAMESPACE, "rollout", "status", DAEMON_SET, PATIENTLY]);
     eventually("there is one pod of the driver", || {
         let pods = kubectl(&["-n", DRIVER_NAMESPACE, "get", "pods", "-o", "name"]);
         let mut pods = pods.lines();
@@ -111,11 +125,11 @@ impl Namespace {
         Self::called(&name)
     }
 
-    /// A new one of this name, as soon as none before it is left.
+    /// A new one of this name, when what is left of another is gone.
     pub(crate) fn called(name: &str) -> Self {
-        kubectl(&["wait", "--for=delete", "namespace", name, "--timeout=90s"]);
+        kubectl(&["delete", "namespace", name, "--ignore-not-found", PATIENTLY]);
         kubectl(&["create", "namespace", name]);
-        kubectl(&["-n", name, "wait", "--for=create", "serviceaccount/default", "--timeout=30s"]);
+        kubectl(&["-n", name, "wait", "--for=create", "serviceaccount/default", PATIENTLY]);
         Self { name: name.to_owned(), stays: false }
     }
 
@@ -182,6 +196,8 @@ impl Namespace {
             "metadata": {"name": name, "labels": {"app": name}},
             "spec": {
                 "terminationGracePeriodSeconds": 1,
+                // Its volume would have events of its own.
+                "automountServiceAccountToken": false,
                 "containers": [{
                     "name": "app",
                     "image": "localhost/busybox:test",
@@ -227,8 +243,7 @@ impl Namespace {
 
     /// Applies a manifest.
     pub(crate) fn apply(&self, manifest: &str, flags: &[&str]) {
-        let args = [&["exec", "kubectl", "-n", &self.name, "apply", "-f", "-"], flags].concat();
-        succeed(&args, run(&args, manifest));
+        apply(manifest, &[&["-n", &self.name], flags].concat());
     }
 
     /// Creates an object.
@@ -271,7 +286,7 @@ impl Pod<'_> {
     pub(crate) fn wait(&self, condition: &str) {
         let pod = format!("pod/{}", self.name);
         let condition = format!("--for=condition={condition}");
-        self.namespace.kubectl(&["wait", &condition, &pod, "--timeout=90s"]);
+        self.namespace.kubectl(&["wait", &condition, &pod, PATIENTLY]);
     }
 
     /// A field by its JSONPath, such as `.metadata.uid`.
@@ -295,29 +310,33 @@ impl Pod<'_> {
         self.exec(&["cat", &format!("/tls/{file}")])
     }
 
-    /// A file of the volume of the pod with this uid, as the node has it.
-    pub(crate) fn on_node(uid: &str, file: &str) -> String {
-        cluster(&["exec", "cat", &format!("{}/{file}", folder_on_node(uid))])
-    }
-
-    /// The leaf in that volume, whether it holds or not.
-    pub(crate) fn certificate_on_node(uid: &str) -> Certificate {
-        let read = format!("cd -P {}/..data && cat tls.crt tls.key ca.crt", folder_on_node(uid));
-        Certificate::read(&cluster(&["exec", "sh", "-c", &read]))
-    }
-
     /// The leaf in the volume, once `openssl` has verified it and its key.
     pub(crate) fn certificate(&self) -> Certificate {
-        // By one opening of the folder, so that a renewal in between does not mix two pairs.
-        let bundle = self.exec(&["sh", "-c", "cd -P /tls/..data && cat tls.crt tls.key ca.crt"]);
-        Certificate::verified(&bundle)
+        Certificate::verified(&self.bundle())
     }
 
-    /// The next leaf after `old`.
+    /// The leaf in the volume, which may have expired.
+    pub(crate) fn certificate_at_hand(&self) -> Certificate {
+        Certificate::read(&self.bundle())
+    }
+
+    /// The next leaf after `old`, verified.
     pub(crate) fn renewed(&self, old: &Certificate) -> Certificate {
         eventually("the certificate is renewed", || {
-            Some(self.certificate()).filter(|new| new.serial != old.serial)
+            let bundle = self.bundle();
+            let is_new = Certificate::read(&bundle).serial != old.serial;
+            is_new.then(|| Certificate::verified(&bundle))
         })
+    }
+
+    /// The contents of `tls.crt`, `tls.key` and `ca.crt`, all of one renewal.
+    fn bundle(&self) -> String {
+        let name = &self.name;
+        let read =
+            ["exec", name, "--", "sh", "-c", "cd -P /tls/..data && cat tls.crt tls.key ca.crt"];
+        let read = [&["-n", self.namespace.name()], &read[..]].concat();
+        // A renewal in between takes the folder away.
+        try_kubectl(&read).or_else(|_| try_kubectl(&read)).unwrap()
     }
 
     /// The messages of its events with this reason.
@@ -338,13 +357,42 @@ impl Pod<'_> {
 
     /// Deletes it, and waits until kubelet says that it is gone with all its volumes.
     pub(crate) fn delete(&self) {
-        let args = ["delete", "pod", &self.name, "--ignore-not-found", "--timeout=60s"];
-        self.namespace.kubectl(&args);
+        self.namespace.kubectl(&["delete", "pod", &self.name, "--ignore-not-found", PATIENTLY]);
     }
 }
 
-fn folder_on_node(uid: &str) -> String {
-    format!("/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~csi/tls/mount")
+/// The volume on `/tls` of a pod as its node has it, also while there is no API server.
+#[derive(Clone, Debug)]
+pub(crate) struct VolumeOnNode(PathBuf);
+
+impl VolumeOnNode {
+    /// That of the pod with this uid, until the node is rebooted.
+    pub(crate) fn of(uid: &str) -> Self {
+        let machine = cluster(&["machine"]);
+        let pods = format!("/proc/{}/root/var/lib/kubelet/pods", machine.trim());
+        Self(PathBuf::from(format!("{pods}/{uid}/volumes/kubernetes.io~csi/tls/mount")))
+    }
+
+    /// The contents of `file`.
+    pub(crate) fn read(&self, file: &str) -> String {
+        self.files([file])
+    }
+
+    /// The leaf, which may have expired.
+    pub(crate) fn certificate(&self) -> Certificate {
+        Certificate::read(&self.files(["tls.crt", "tls.key", "ca.crt"]))
+    }
+
+    /// The contents of `files`, all of one renewal.
+    fn files<const COUNT: usize>(&self, files: [&str; COUNT]) -> String {
+        let read = || {
+            let folder = self.0.join(std::fs::read_link(self.0.join("..data"))?);
+            let contents = files.map(|file| std::fs::read_to_string(folder.join(file)));
+            contents.into_iter().collect::<std::io::Result<String>>()
+        };
+        // A renewal in between takes the folder away.
+        read().or_else(|_| read()).unwrap()
+    }
 }
 
 /// What there is on the node of volumes of ours: mounts and folders.
@@ -375,7 +423,7 @@ pub(crate) fn volumes_on_node() -> Vec<String> {
 pub(crate) fn no_volumes_left() {
     let mut left = Vec::new();
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(30) {
+    while start.elapsed() < PATIENCE {
         left = volumes_on_node();
         if left.is_empty() {
             return;
@@ -385,7 +433,8 @@ pub(crate) fn no_volumes_left() {
     panic!("left behind: {left:#?}");
 }
 
-fn run(args: &[&str], input: &str) -> Output {
+/// Runs `tests/cluster/cluster` with `args` and something to read, whatever comes of it.
+pub(crate) fn run(args: &[&str], input: &str) -> Output {
     let mut child = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/cluster"))
         .args(args)
         .stdin(Stdio::piped())

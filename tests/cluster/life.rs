@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use crate::kubernetes::{
-    DRIVER_NAMESPACE, Namespace, Pod, cluster, driver_container, driver_pod, eventually, kubectl,
-    no_volumes_left, volumes_on_node,
+    DRIVER_NAMESPACE, Namespace, PATIENTLY, Pod, cluster, driver_container, driver_pod, eventually,
+    kubectl, no_volumes_left, volumes_on_node,
 };
 
-/// Renewed after 20 s.
+/// Renewed after 13 s.
 const SHORT: [(&str, &str); 2] =
-    [("dns-names", "${POD_NAME}.${POD_NAMESPACE}.svc"), ("duration", "30s")];
+    [("dns-names", "${POD_NAME}.${POD_NAMESPACE}.svc"), ("duration", "20s")];
 /// Not renewed while a test runs.
 const LONG: [(&str, &str); 1] = [("dns-names", "${POD_NAME}.${POD_NAMESPACE}.svc")];
 
@@ -30,10 +30,10 @@ fn volumes_outlive_the_driver() {
     let namespace = Namespace::new();
     let steady = namespace.start_pod("steady", &LONG);
     let renewing = namespace.start_pod("renewing", &SHORT);
-    let (before, old) = (steady.certificate(), renewing.certificate());
+    let before = steady.certificate();
     replace_driver();
     assert_eq!(steady.certificate(), before);
-    renewing.renewed(&old);
+    renewing.renewed(&renewing.certificate_at_hand());
     undisturbed(&[&steady, &renewing]);
     gone_without_a_trace(&[&steady, &renewing]);
 }
@@ -43,12 +43,12 @@ fn volumes_outlive_a_kubelet() {
     let namespace = Namespace::new();
     let steady = namespace.start_pod("steady", &LONG);
     let renewing = namespace.start_pod("renewing", &SHORT);
-    let (before, old) = (steady.certificate(), renewing.certificate());
+    let before = steady.certificate();
     restart_kubelet();
     // A new pod can only start when kubelet has been told of the driver again.
     let new = namespace.start_pod("new", &LONG);
     assert_eq!(steady.certificate(), before);
-    renewing.renewed(&old);
+    renewing.renewed(&renewing.certificate_at_hand());
     undisturbed(&[&steady, &renewing]);
     gone_without_a_trace(&[&steady, &renewing, &new]);
 }
@@ -58,24 +58,15 @@ fn volumes_outlive_driver_and_kubelet_together() {
     let namespace = Namespace::new();
     let steady = namespace.start_pod("steady", &LONG);
     let renewing = namespace.start_pod("renewing", &SHORT);
-    let (before, old) = (steady.certificate(), renewing.certificate());
+    let before = steady.certificate();
     cluster(&["stop", "kubelet"]);
     kill_driver();
     cluster(&["start", "kubelet"]);
     driver_pod();
     let new = namespace.start_pod("new", &LONG);
     assert_eq!(steady.certificate(), before);
-    renewing.renewed(&old);
-    for pod in [&steady, &renewing] {
-        not_restarted(pod);
-        // A kubelet that is back before the driver says so; what matters is that nothing else fails.
-        for message in pod.events("FailedMount") {
-            assert!(
-                message.contains("not found in the list of registered CSI drivers"),
-                "{message}"
-            );
-        }
-    }
+    renewing.renewed(&renewing.certificate_at_hand());
+    undisturbed(&[&steady, &renewing]);
     gone_without_a_trace(&[&steady, &renewing, &new]);
 }
 
@@ -86,7 +77,7 @@ fn a_pod_deleted_without_the_driver_goes_once_it_is_back() {
     let nowhere = r#"{"spec":{"template":{"spec":{"nodeSelector":{"nowhere":"yes"}}}}}"#;
     let somewhere = r#"{"spec":{"template":{"spec":{"nodeSelector":{"nowhere":null}}}}}"#;
     patch_driver(nowhere);
-    kubectl(&["-n", DRIVER_NAMESPACE, "wait", "--for=delete", "pods", "--all", "--timeout=60s"]);
+    kubectl(&["-n", DRIVER_NAMESPACE, "wait", "--for=delete", "pods", "--all", PATIENTLY]);
     namespace.kubectl(&["delete", "pod", "web", "--wait=false"]);
     eventually("the container has ended", || {
         ["Failed", "Succeeded"].contains(&&*pod.field(".status.phase")).then_some(())
@@ -142,20 +133,21 @@ fn patch_driver(patch: &str) {
 /// No container of these pods was restarted, and no call for their volumes failed.
 fn undisturbed(pods: &[&Pod<'_>]) {
     for pod in pods {
-        not_restarted(pod);
-        assert_eq!(pod.events("FailedMount"), [] as [&str; 0]);
+        assert_eq!(pod.field(".status.containerStatuses[0].restartCount"), "0");
+        for message in pod.events("FailedMount") {
+            // What a kubelet says that has just come back and has not looked around yet.
+            let unregistered = message.contains("not found in the list of registered CSI drivers");
+            assert!(unregistered, "{message}");
+        }
     }
-}
-
-fn not_restarted(pod: &Pod<'_>) {
-    assert_eq!(pod.field(".status.containerStatuses[0].restartCount"), "0");
 }
 
 fn gone_without_a_trace(pods: &[&Pod<'_>]) {
+    let start = Instant::now();
     for pod in pods {
-        let start = Instant::now();
         pod.delete();
-        assert!(start.elapsed() < Duration::from_secs(20), "{pod:?} took {:?}", start.elapsed());
     }
+    // It takes seconds; a call that fails at first is repeated after minutes.
+    assert!(start.elapsed() < Duration::from_secs(90), "it took {:?}", start.elapsed());
     no_volumes_left();
 }

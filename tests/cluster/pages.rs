@@ -1,21 +1,25 @@
 //! What the documentation shows is what a cluster takes.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use crate::kubernetes::{Namespace, kubectl, no_volumes_left};
+use crate::kubernetes::{Namespace, PATIENTLY, apply, eventually, kubectl, no_volumes_left};
 
 #[test]
 fn objects_on_the_pages_are_valid_to_the_letter() {
-    let namespace = Namespace::called("demo");
-    let mut objects = 0;
-    for page in pages() {
-        for object in blocks(&page).filter(|block| block.starts_with("apiVersion: ")) {
-            namespace.apply(&object, &["--dry-run=server", "--validate=strict"]);
-            objects += 1;
-        }
+    let blocks: Vec<_> = pages()
+        .flat_map(|page| blocks(&page))
+        .filter(|block| block.starts_with("apiVersion: "))
+        .collect();
+    assert!(blocks.len() >= 5, "found {} only", blocks.len());
+    let named = blocks.iter().flat_map(|block| block.split("namespace: ").skip(1));
+    let named = named.map(|rest| rest.split([',', '}', '\n']).next().unwrap().trim());
+    let named: BTreeSet<_> = named.collect();
+    let _namespaces: Vec<_> = named.into_iter().map(Namespace::called).collect();
+    for block in &blocks {
+        apply(block, &["--dry-run=server", "--validate=strict"]);
     }
-    assert!(objects >= 5, "found {objects} only");
 }
 
 #[test]
@@ -29,11 +33,13 @@ fn getting_started_gets_a_pod_started() {
         .replace(" internal\n", " cluster-ca\n")
         .replace(" busybox\n", " localhost/busybox:test\n");
     namespace.apply(&pod, &[]);
-    namespace.kubectl(&["wait", "--for=condition=Ready", "pod/web", "--timeout=90s"]);
+    namespace.kubectl(&["wait", "--for=condition=Ready", "pod/web", PATIENTLY]);
     let files = namespace.kubectl(&["exec", "web", "--", "ls", "/tls"]);
     assert_eq!(files, "ca.crt\ntls.crt\ntls.key\n");
-    let events = kubectl(&["-n", "demo", "describe", "pod", "web"]);
-    assert!(events.contains("CertificateIssued"), "{events}");
+    eventually("the pod is told", || {
+        let events = kubectl(&["-n", "demo", "describe", "pod", "web"]);
+        events.contains("CertificateIssued").then_some(())
+    });
     namespace.kubectl(&["delete", "pod", "web", "--grace-period=1"]);
     no_volumes_left();
 }

@@ -44,7 +44,8 @@ fn two_hundred_pods_start_at_once() {
     for event in namespace.objects("events") {
         if event["reason"] == "FailedMount" {
             let message = event["message"].as_str().unwrap();
-            assert!(message.contains("Aborted") && message.contains("waits"), "{message}");
+            let its_turn = message.contains("Aborted") && message.contains("CertificateRequest");
+            assert!(its_turn, "{message}");
         }
     }
     assert_eq!(namespace.objects("certificaterequests").len(), PODS / 2);
@@ -60,7 +61,8 @@ fn two_hundred_pods_start_at_once() {
     });
     let after = resident_mebibytes();
     println!("the driver had {before} MiB before, {peak} MiB with all, {after} MiB after");
-    assert!(after < 32, "{after} MiB are left");
+    // What an allocator keeps for later, but nothing of each volume.
+    assert!(after < before + 16, "{after} MiB are left of {peak}, where {before} had been");
 }
 
 /// What the driver says of its volumes.
