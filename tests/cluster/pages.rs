@@ -9,7 +9,7 @@ use crate::kubernetes::{Namespace, PATIENTLY, apply, eventually, kubectl, no_vol
 #[test]
 fn objects_on_the_pages_are_valid_to_the_letter() {
     let blocks: Vec<_> = pages()
-        .flat_map(|page| blocks(&page))
+        .flat_map(|page| blocks(&page).collect::<Vec<_>>())
         .filter(|block| block.starts_with("apiVersion: "))
         .collect();
     assert!(blocks.len() >= 5, "found {} only", blocks.len());

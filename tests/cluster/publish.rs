@@ -44,6 +44,16 @@ fn a_pod_without_root_reads_its_key_through_its_group() {
 }
 
 #[test]
+fn a_pod_without_root_and_without_a_group_reads_its_key_as_its_user() {
+    let namespace = Namespace::new();
+    let attributes = [("dns-names", "web.${POD_NAMESPACE}.svc"), ("file-uid", "1000")];
+    let spec = json!({"securityContext": {"runAsUser": 1000, "runAsGroup": 1000}});
+    let pod = namespace.create_pod("web", &attributes, &spec);
+    pod.wait("Ready");
+    pod.certificate();
+}
+
+#[test]
 fn a_wrong_attribute_is_told_on_the_pod() {
     let namespace = Namespace::new();
     let pod = namespace.create_pod("web", &[("dns-nmaes", "web.example.svc")], &json!({}));
