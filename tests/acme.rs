@@ -12,6 +12,7 @@ mod pebble;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use certmount::csi::client::InlineVolume;
@@ -133,8 +134,44 @@ fn a_record_that_is_there_for_good_proves_a_name() {
 #[test]
 #[ignore = "needs pebble and BIND; .ci/run installs them"]
 fn records_prove_names_and_are_gone_again_also_after_a_crash() {
+    interrupted(async |world| {
+        let Interrupted { primary, secondary, pebble, mut driver, web } = world;
+        driver.restart();
+        secondary.control(&["refresh", "example.com"]);
+        let target = pebble::eventually(async || driver.kubelet().publish(&web).await).await;
+        assert_eq!(chain(&target)[0].names().len(), 2);
+        assert_eq!(pebble.orders(), 1, "it is the same order");
+        until_gone(&primary).await;
+    });
+}
+
+#[test]
+#[ignore = "needs pebble and BIND; .ci/run installs them"]
+fn records_are_gone_where_the_pod_is_before_the_driver_comes_back() {
+    interrupted(async |world| {
+        let Interrupted { primary, secondary: _secondary, pebble, mut driver, web } = world;
+        // Nothing comes of another attempt, which would take them away as well.
+        drop(pebble);
+        driver.restart();
+        driver.kubelet().unpublish(&web).await.unwrap();
+        until_gone(&primary).await;
+        assert!(driver.leftovers().is_empty(), "{:?}", driver.leftovers());
+    });
+}
+
+/// A driver that was killed when its records were there and not seen everywhere yet.
+struct Interrupted {
+    primary: Named,
+    secondary: Named,
+    pebble: Pebble,
+    driver: Plugin,
+    web: InlineVolume,
+}
+
+const RECORDS: [&str; 2] = ["_acme-challenge.web.example.com", "_acme-challenge.api.example.com"];
+
+fn interrupted(test: impl AsyncFnOnce(Interrupted)) {
     const SECRET: &str = "c2l4dGVlbiBieXRlcyBhcmUgZmV3";
-    const NAMES: [&str; 2] = ["_acme-challenge.web.example.com", "_acme-challenge.api.example.com"];
     namespaced(|| {
         enter_own_network();
         let folder = tempfile::tempdir().unwrap();
@@ -164,7 +201,7 @@ fn records_prove_names_and_are_gone_again_also_after_a_crash() {
             driver.configure("tsig.yaml", &tsig);
             let attribute = ("certmount.dev/dns-names", "web.example.com,api.example.com");
             let web = volume("web-0", &[attribute]);
-            let there = || NAMES.iter().all(|name| primary.texts(name).len() == 1);
+            let there = || RECORDS.iter().all(|name| primary.texts(name).len() == 1);
             let early = tokio::select! {
                 early = pebble::eventually(async || driver.kubelet().publish(&web).await) => early,
                 () = until(there) => Path::new("").into(),
@@ -172,14 +209,7 @@ fn records_prove_names_and_are_gone_again_also_after_a_crash() {
             assert_eq!(early, Path::new(""), "the second server did not have the records");
             driver.kill();
             assert!(there(), "nobody took them away");
-
-            driver.restart();
-            secondary.control(&["refresh", "example.com"]);
-            let target = pebble::eventually(async || driver.kubelet().publish(&web).await).await;
-            assert_eq!(chain(&target)[0].names().len(), 2);
-            assert_eq!(pebble.orders(), 1, "it is the same order");
-            let gone = || NAMES.iter().all(|name| primary.texts(name).is_empty());
-            tokio::time::timeout(Duration::from_secs(20), until(gone)).await.unwrap();
+            test(Interrupted { primary, secondary, pebble, driver, web }).await;
         });
     });
 }
@@ -189,6 +219,37 @@ async fn until(fact: impl Fn() -> bool) {
     while !fact() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+async fn until_gone(server: &Named) {
+    let gone = || RECORDS.iter().all(|name| server.texts(name).is_empty());
+    tokio::time::timeout(Duration::from_secs(20), until(gone)).await.unwrap();
+}
+
+#[test]
+#[ignore = "needs pebble; .ci/run installs it"]
+fn check_tells_beforehand_what_an_order_would_run_into() {
+    let check = |issuer: String| {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("acme.yaml"), issuer).unwrap();
+        let mut certmount = Command::new(env!("CARGO_BIN_EXE_certmount"));
+        let output = certmount.args(["check", "--connect"]).arg(folder.path()).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        if output.status.success() { Ok(said) } else { Err(said) }
+    };
+    let pebble = Pebble::start(Options::default());
+    let good = pebble.issuer("solvers: [{http01: {}}]");
+    check(good.clone()).unwrap();
+    let said = check(pebble.issuer("profile: forever")).unwrap_err();
+    assert!(said.contains("write one of default, shortlived"), "{said}");
+    assert_eq!((pebble.accounts(), pebble.orders()), (0, 0), "nothing was made");
+    drop(pebble);
+    let said = check(good).unwrap_err();
+    assert!(said.contains("error: ClusterIssuer acme: https://127.0.0.1"), "{said}");
+
+    let binding = Pebble::start(Options { external_account: true, ..Options::default() });
+    let said = check(binding.issuer("solvers: [{http01: {}}]")).unwrap_err();
+    assert!(said.contains("write externalAccountBinding into the issuer"), "{said}");
 }
 
 #[test]

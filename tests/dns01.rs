@@ -163,6 +163,40 @@ fn a_refused_update_says_why() {
 
 #[test]
 #[ignore = "needs BIND; .ci/run installs it"]
+fn a_probe_says_what_an_update_would_run_into_and_changes_nothing() {
+    with_servers("", |servers| async move {
+        let Servers { primary, secondary: _secondary } = servers;
+        let solver = solver("127.0.0.1", "");
+        let there = solver.record("www.example.com", "theirs").await.unwrap();
+        solver.present(&there).await.unwrap();
+        let serial = || primary.serial("example.com");
+        let before = serial();
+        let named = ["www.example.com".to_owned(), "*.api.example.com".to_owned()];
+        for hosts in [&[][..], &named] {
+            solver.probe(hosts).await.unwrap();
+            for (key, algorithm, secret, words) in [
+                ("nobody", "HMACSHA256", SECRET, "does not know the TSIG key nobody."),
+                ("certmount", "HMACSHA512", SECRET, "for another algorithm"),
+                ("certmount", "HMACSHA256", "b3RoZXI=", "has another secret for the TSIG key"),
+            ] {
+                let wrong = build(&rfc2136("127.0.0.1", key, algorithm, "UDP"), secret);
+                let (kind, text) = told(wrong.probe(hosts).await);
+                assert_eq!(kind, IssueErrorKind::Config, "{text}");
+                assert!(text.contains(words), "{text}");
+            }
+        }
+        let stranger = build(&rfc2136("127.0.0.1", "stranger", "HMACSHA256", "UDP"), SECRET);
+        stranger.probe(&[]).await.unwrap();
+        let (_, text) = told(stranger.probe(&named).await);
+        assert!(text.contains("allow them in its update policy"), "{text}");
+        let silent = build(&rfc2136("127.0.0.7", "certmount", "HMACSHA256", "UDP"), SECRET);
+        assert_eq!(told(silent.probe(&[]).await).0, IssueErrorKind::Unavailable);
+        assert_eq!((primary.texts(&there.name), serial()), (vec!["theirs".to_owned()], before));
+    });
+}
+
+#[test]
+#[ignore = "needs BIND; .ci/run installs it"]
 fn every_algorithm_and_protocol_does() {
     with_servers("", |servers| async move {
         let Servers { primary, secondary: _secondary } = servers;

@@ -107,15 +107,24 @@ impl Named {
 
     /// What the server has for TXT records at `name`, in order.
     pub fn texts(&self, name: &str) -> Vec<String> {
-        let output = Command::new("dig")
-            .args([&format!("@{}", self.address), name, "TXT", "+short", "+norecurse"])
-            .output()
-            .expect("dig is installed");
-        assert!(output.status.success(), "{output:?}");
-        let answer = String::from_utf8(output.stdout).unwrap();
+        let answer = self.ask(name, "TXT");
         let mut texts: Vec<_> = answer.lines().map(|line| line.trim_matches('"').into()).collect();
         texts.sort();
         texts
+    }
+
+    /// What grows with each change of a zone: the third word of its SOA record.
+    pub fn serial(&self, zone: &str) -> String {
+        self.ask(zone, "SOA").split(' ').nth(2).unwrap().to_owned()
+    }
+
+    fn ask(&self, name: &str, record_type: &str) -> String {
+        let output = Command::new("dig")
+            .args([&format!("@{}", self.address), name, record_type, "+short", "+norecurse"])
+            .output()
+            .expect("dig is installed");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
     }
 }
 

@@ -167,6 +167,7 @@ impl DnsProvider for Route53 {
             self.clean_up(record).await?;
         }
         if records.is_empty() {
+            self.credentials.get(&self.web).await?;
             let listed =
                 self.ask(Method::GET, "2013-04-01/hostedzonesbyname?maxitems=1", b"").await;
             match listed {

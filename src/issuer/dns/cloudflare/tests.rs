@@ -37,6 +37,7 @@ fn answer(request: &Heard, records: &Records) -> (u16, String) {
     match (request.method.as_str(), &path[..]) {
         ("GET", ["zones"]) => match request.parameter("name").as_str() {
             "example.com" => success(json!([{"id": ZONE, "name": "example.com"}])),
+            "" => success(json!([{"id": ZONE, "name": "example.com"}])),
             "hostile.org" => success(json!([{"id": "../../user/tokens", "name": "hostile.org"}])),
             _ => success(json!([])),
         },
@@ -128,6 +129,29 @@ async fn the_nearest_zone_that_there_is_counts() {
     let hostile = TxtRecord { zone: "hostile.org".to_owned(), ..record("x") };
     let (kind, _) = told(by_token(&server, "s3cret").present(&hostile).await);
     assert_eq!(kind, IssueErrorKind::BadResponse);
+}
+
+#[tokio::test]
+async fn a_probe_reads_and_changes_nothing() {
+    let records = Records::default();
+    let server = server(&records).await;
+    by_token(&server, "s3cret").present(&record("one")).await.unwrap();
+    for hosts in [vec![], vec![record("certmount-check")]] {
+        by_token(&server, "s3cret").probe(&hosts).await.unwrap();
+        let (kind, text) = told(by_token(&server, "s3cret2").probe(&hosts).await);
+        assert_eq!(kind, IssueErrorKind::Config);
+        assert!(text.contains("Invalid access token"), "{text}");
+    }
+    let elsewhere = TxtRecord { zone: "example.net".to_owned(), ..record("certmount-check") };
+    let (_, text) = told(by_token(&server, "s3cret").probe(&[elsewhere]).await);
+    assert!(text.contains("Zone:Read and DNS:Edit"), "{text}");
+    assert_eq!(contents(&records), ["\"one\""]);
+
+    let none = json!({"success": true, "errors": [], "messages": [], "result": []}).to_string();
+    let empty = Server::start(move |_| (200, none.clone())).await;
+    let (kind, text) = told(by_token(&empty, "s3cret").probe(&[]).await);
+    assert_eq!(kind, IssueErrorKind::Config);
+    assert!(text.contains("shows no zone: give the token"), "{text}");
 }
 
 #[tokio::test]

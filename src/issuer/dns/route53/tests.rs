@@ -27,6 +27,8 @@ struct Aws {
     sessions: u32,
     /// How often a change is refused for the one before it.
     busy: u32,
+    /// Whether nobody may list zones.
+    narrow: bool,
 }
 
 /// As Route 53 and STS answer, to requests whose signature is right.
@@ -38,6 +40,9 @@ fn answer(request: &Heard, aws: &Mutex<Aws>) -> (u16, String) {
     }
     match (request.method.as_str(), request.path.as_str()) {
         ("POST", "/") => assume_role(request, &mut aws, web_identity),
+        ("GET", "/2013-04-01/hostedzonesbyname") if aws.narrow => {
+            refusal(403, "AccessDenied", "not authorized to perform: route53:ListHostedZonesByName")
+        }
         ("GET", "/2013-04-01/hostedzonesbyname") => {
             // The list begins at the name and goes on with others.
             let zone = |name: &str, id: &str, private: bool| {
@@ -222,6 +227,30 @@ async fn a_value_is_added_beside_others_and_removed_alone() {
     route53.clean_up(&record("one")).await.unwrap();
     assert_eq!(values(&aws), ["\"two\""]);
     assert_eq!(aws.lock().unwrap().sessions, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_asks_for_the_right_to_change_and_changes_nothing() {
+    let (server, aws) = start(Aws::default()).await;
+    let route53 = build(&server, &spec(None), USER.1, None);
+    route53.present(&record("one")).await.unwrap();
+    for records in [vec![], vec![record("certmount-check")]] {
+        route53.probe(&records).await.unwrap();
+        let stranger = build(&server, &spec(None), "s3cret2", None);
+        let (kind, text) = told(stranger.probe(&records).await);
+        assert_eq!(kind, IssueErrorKind::Config);
+        assert!(text.contains("SignatureDoesNotMatch"), "{text}");
+        let other = build(&server, &spec(Some("arn:aws:iam::1:role/other")), USER.1, None);
+        let (_, text) = told(other.probe(&records).await);
+        assert!(text.contains("sts:AssumeRole"), "{text}");
+    }
+    assert_eq!(values(&aws), ["\"one\""]);
+
+    aws.lock().unwrap().narrow = true;
+    let own = Route53Spec { hosted_zone_id: Some("ZPUBLIC".to_owned()), ..spec(None) };
+    let route53 = build(&server, &own, USER.1, None);
+    route53.probe(&[]).await.unwrap();
+    route53.probe(&[record("certmount-check")]).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
