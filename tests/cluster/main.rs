@@ -5,13 +5,28 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod bao;
 mod cert_manager;
+mod cert_manager_external;
 mod certificate;
+#[path = "../common/mod.rs"]
+mod common;
 mod drop_in;
+mod external;
 mod install;
 mod kubernetes;
 mod life;
 mod nodeport;
 mod pages;
+#[path = "../acme/pebble.rs"]
+#[allow(clippy::disallowed_methods, dead_code, unreachable_pub, reason = "a part of another test")]
+mod pebble;
 mod publish;
+mod renewals;
 mod scale;
+#[path = "../venafi/server.rs"]
+#[allow(dead_code, unreachable_pub, reason = "a part of another test")]
+mod server;
+#[path = "../venafi/tpp.rs"]
+#[allow(dead_code, unreachable_pub, reason = "a part of another test")]
+mod tpp;

@@ -52,11 +52,9 @@ impl Cloud {
             settings,
         };
         let state = Arc::new(Mutex::new(state));
-        let server = Server::start({
-            let state = Arc::clone(&state);
-            move |call| lock(&state).answer(call)
-        });
-        Self { server: server.await, state }
+        let answering = Arc::clone(&state);
+        let server = Server::start("127.0.0.1", move |call| lock(&answering).answer(call)).await;
+        Self { server, state }
     }
 
     /// Answers the next call of a path that ends so.

@@ -55,10 +55,13 @@ pub struct Reply {
 }
 
 impl Server {
-    pub async fn start(answer: impl Fn(&Call) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    pub async fn start(
+        address: &str,
+        answer: impl Fn(&Call) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let (root, acceptor) = tls(address);
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (root, acceptor) = tls();
         let answer = Arc::new(answer);
         let serving = tokio::spawn(async move {
             loop {
@@ -159,11 +162,11 @@ impl Reply {
 }
 
 /// A root that nobody knows, and a server with a certificate of it.
-fn tls() -> (Certificate, TlsAcceptor) {
+fn tls(address: &str) -> (Certificate, TlsAcceptor) {
     let authority = root("HTTPS");
     let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap();
     let template = Template {
-        subject_alt_names: vec![GeneralName::ip("127.0.0.1").unwrap()],
+        subject_alt_names: vec![GeneralName::ip(address).unwrap()],
         usages: KeyUsages::parse(["digital signature", "server auth"]).unwrap(),
         basic_constraints: BasicConstraints::EndEntity,
         ..ca_template("CN=server", None)

@@ -34,6 +34,8 @@ struct State {
 /// How it behaves.
 #[derive(Clone)]
 pub struct Settings {
+    /// Where it listens.
+    pub address: &'static str,
     /// How often an enrolment is looked at before it is done; `None` until [`Tpp::approve`].
     pub stages: Option<u32>,
     /// How many enrolments fail, and what of.
@@ -74,6 +76,7 @@ impl Tpp {
     }
 
     pub async fn with(settings: Settings) -> Self {
+        let address = settings.address;
         let state = State {
             ca: Ca::new(),
             calls: Vec::new(),
@@ -85,11 +88,9 @@ impl Tpp {
             logins: 0,
         };
         let state = Arc::new(Mutex::new(state));
-        let server = Server::start({
-            let state = Arc::clone(&state);
-            move |call| lock(&state).answer(call)
-        });
-        Self { server: server.await, state }
+        let answering = Arc::clone(&state);
+        let server = Server::start(address, move |call| lock(&answering).answer(call)).await;
+        Self { server, state }
     }
 
     /// Answers the next call of `path` so.
@@ -148,6 +149,7 @@ impl Default for Settings {
     fn default() -> Self {
         let set = |value: Value| json!({"Locked": false, "Value": value});
         Self {
+            address: "127.0.0.1",
             stages: Some(0),
             failures: (0, ""),
             policy: json!({
@@ -217,6 +219,22 @@ impl State {
                     "valid_for": 7_776_000,
                 }),
             ),
+            // What cert-manager asks to see whether it is let in.
+            "GET vedsdk/" => Reply::json(200, &json!({})),
+            "GET vedsdk/Identity/Self" => Reply::json(
+                200,
+                &json!({"Identities": [{
+                    "FullName": r"\VED\Identity\certmount",
+                    "Name": "certmount",
+                    "Prefix": "local",
+                    "PrefixedName": "local:certmount",
+                    "PrefixedUniversal": "local:{6a1f6b9c-4c1a-4d5b-9f0e-1a2b3c4d5e6f}",
+                    "Type": 1,
+                    "Universal": "{6a1f6b9c-4c1a-4d5b-9f0e-1a2b3c4d5e6f}",
+                }]}),
+            ),
+            // Custom fields that the object has.
+            "POST vedsdk/metadata/get" => Reply::json(200, &json!({"Data": [], "Result": 0})),
             "POST vedsdk/certificates/checkpolicy" => match call.text("PolicyDN") {
                 FOLDER => Reply::json(200, &json!({"Policy": self.settings.policy})),
                 dn => error(&format!("PolicyDN: {dn} does not exist")),
@@ -292,10 +310,12 @@ impl State {
             return error("PolicyDN or ObjectName is not valid");
         }
         let dn = format!("{FOLDER}\\{name}");
-        let attributes = call.body["CASpecificAttributes"].as_array().unwrap().iter();
+        let attributes = call.body["CASpecificAttributes"].as_array().into_iter().flatten();
         let end = attributes.clone().find(|attribute| attribute["Name"] == "Specific End Date");
-        let end: Timestamp = end.unwrap()["Value"].as_str().unwrap().parse().unwrap();
-        let asked = Duration::try_from(end.duration_since(Clock::system().now())).unwrap();
+        let asked = end.map_or(Duration::from_secs(86_400), |end| {
+            let end: Timestamp = end["Value"].as_str().unwrap().parse().unwrap();
+            Duration::try_from(end.duration_since(Clock::system().now())).unwrap()
+        });
         let object = self
             .objects
             .entry(dn.clone())
