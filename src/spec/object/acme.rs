@@ -251,10 +251,11 @@ struct Nothing {}
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WrittenHttp01 {
     /// Taken from specs of cert-manager and ignored: no Ingress is made here.
+    #[serde(default)]
     #[schemars(schema_with = "super::dns01::any_object")]
     ingress: Option<IgnoredAny>,
     /// Taken from specs of cert-manager and ignored: no HTTPRoute is made here.
-    #[serde(rename = "gatewayHTTPRoute")]
+    #[serde(default, rename = "gatewayHTTPRoute")]
     #[schemars(schema_with = "super::dns01::any_object")]
     gateway_http_route: Option<IgnoredAny>,
 }
