@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::certificate::Certificate;
 use crate::kubernetes::{
-    DRIVER_NAMESPACE, Namespace, Stopped, VolumeOnNode, cluster, eventually, kubectl,
+    DRIVER_NAMESPACE, Namespace, RENEWED_SOON, Stopped, VolumeOnNode, cluster, eventually, kubectl,
     no_volumes_left, run,
 };
 
@@ -18,7 +18,7 @@ const ISSUER: [(&str, &str); 4] = [
 ];
 
 fn renewed_soon() -> Vec<(&'static str, &'static str)> {
-    [&ISSUER[..], &[("duration", "20s")]].concat()
+    [&ISSUER[..], &RENEWED_SOON].concat()
 }
 
 #[test]
@@ -49,7 +49,9 @@ fn a_request_is_the_pod_s_and_the_last_one_is_kept() {
 fn a_pod_waits_for_cert_manager_and_is_told() {
     let namespace = Namespace::new();
     namespace.cert_manager_ca();
-    let live = namespace.start_pod("live", &renewed_soon());
+    // It is told what it waits for after ten seconds, and still holds then.
+    let lasting = [("duration", "60s"), ("renew-before", "40s")];
+    let live = namespace.start_pod("live", &[&ISSUER[..], &lasting].concat());
     let cert_manager = Stopped::now("cert-manager");
     let old = live.certificate_at_hand();
     let pod = namespace.create_pod("web", &ISSUER, &json!({}));
@@ -98,7 +100,7 @@ fn a_denied_request_is_told_and_the_pod_can_go() {
 fn renewals_go_on_without_the_api_server_and_catch_up_after_it() {
     let namespace = Namespace::new();
     namespace.cert_manager_ca();
-    let of_node = [("dns-names", "${POD_NAME}.${POD_NAMESPACE}.svc"), ("duration", "20s")];
+    let of_node = [&ISSUER[3..], &RENEWED_SOON].concat();
     let built_in = namespace.start_pod("built-in", &of_node);
     let asking = namespace.start_pod("asking", &renewed_soon());
     let [of_built_in, of_asking] = [&built_in, &asking].map(|pod| VolumeOnNode::of(&pod.uid()));

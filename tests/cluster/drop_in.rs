@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::certificate::openssl;
-use crate::kubernetes::{Namespace, Pod, eventually, kubectl, no_volumes_left};
+use crate::kubernetes::{Namespace, Pod, RENEWED_SOON, eventually, kubectl, no_volumes_left};
 
 const NAME: &str = "csi.cert-manager.io/issuer-name";
 const DNS_NAMES: (&str, &str) =
@@ -131,7 +131,7 @@ fn renewals_keep_or_replace_the_key() {
     let namespace = namespace();
     let pods = [("keeps", Some("true")), ("default", None), ("replaces", Some("false"))];
     let pods = pods.map(|(name, reuse)| {
-        let mut attributes = vec![("duration", "15s")];
+        let mut attributes = RENEWED_SOON.to_vec();
         attributes.extend(reuse.map(|reuse| ("reuse-private-key", reuse)));
         (start_with(&namespace, name, &attributes, &json!({})), reuse == Some("true"))
     });

@@ -144,7 +144,8 @@ fn live_volumes_outlive_the_chart() {
     let attributes = [
         ("csi.cert-manager.io/issuer-name", "ca"),
         ("csi.cert-manager.io/dns-names", "web.example"),
-        ("csi.cert-manager.io/duration", "40s"),
+        ("csi.cert-manager.io/duration", "45s"),
+        ("csi.cert-manager.io/renew-before", "30s"),
     ];
     let live = namespace.start_pod("live", &attributes);
     let ending = namespace.start_pod("ending", &attributes);

@@ -23,7 +23,9 @@ const DROP_IN: &str = "csi.cert-manager.io";
 /// Longer than anything takes that goes well on a slow machine, kubelet's waits between two tries
 /// included: they grow up to two minutes.
 const PATIENCE: Duration = Duration::from_secs(240);
-/// The same, for kubectl.
+/// Attributes by which a certificate is renewed every 10 s, long before it ends.
+pub(crate) const RENEWED_SOON: [(&str, &str); 2] = [("duration", "30s"), ("renew-before", "20s")];
+/// The patience for kubectl.
 pub(crate) const PATIENTLY: &str = "--timeout=240s";
 
 /// Runs `tests/cluster/cluster` with `args`.

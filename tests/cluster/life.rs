@@ -3,15 +3,14 @@
 use std::time::{Duration, Instant};
 
 use crate::kubernetes::{
-    DRIVER_NAMESPACE, Namespace, PATIENTLY, Pod, cluster, driver_container, driver_pod, eventually,
-    kubectl, no_volumes_left, volumes_on_node,
+    DRIVER_NAMESPACE, Namespace, PATIENTLY, Pod, RENEWED_SOON, cluster, driver_container,
+    driver_pod, eventually, kubectl, no_volumes_left, volumes_on_node,
 };
 
-/// Renewed after 13 s.
-const SHORT: [(&str, &str); 2] =
-    [("dns-names", "${POD_NAME}.${POD_NAMESPACE}.svc"), ("duration", "20s")];
+const SHORT: [(&str, &str); 3] = [NAME, RENEWED_SOON[0], RENEWED_SOON[1]];
 /// Not renewed while a test runs.
-const LONG: [(&str, &str); 1] = [("dns-names", "${POD_NAME}.${POD_NAMESPACE}.svc")];
+const LONG: [(&str, &str); 1] = [NAME];
+const NAME: (&str, &str) = ("dns-names", "${POD_NAME}.${POD_NAMESPACE}.svc");
 
 #[test]
 fn a_running_pod_sees_its_renewals() {

@@ -68,7 +68,8 @@ fn manifests(namespace: &str) -> String {
     });
     let attributes = "/spec/volumes/0/csi/volumeAttributes/certmount.dev~1";
     let patch = json!([
-        {"op": "replace", "path": format!("{attributes}duration"), "value": "15s"},
+        {"op": "replace", "path": format!("{attributes}duration"), "value": "30s"},
+        {"op": "add", "path": format!("{attributes}renew-before"), "value": "20s"},
         {"op": "replace", "path": format!("{attributes}issuer-name"), "value": "cluster-ca"},
     ]);
     let kustomization = json!({
