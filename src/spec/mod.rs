@@ -14,3 +14,4 @@ pub mod tokens;
 pub mod values;
 pub mod variables;
 pub mod volume;
+pub mod yaml;

@@ -1,18 +1,9 @@
 //! The volumes of ours in Kubernetes manifests, with the places where they are written.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, de};
-use serde_saphyr::{Location, Spanned};
-
-/// A line and a column of a file, both from 1.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(super) struct Place {
-    pub(super) line: u64,
-    pub(super) column: u64,
-}
+pub(super) use crate::spec::yaml::Place;
+use crate::spec::yaml::{Node, Value, YamlError, documents};
 
 /// One inline volume of our driver in a pod or in a template of pods.
 #[derive(Debug)]
@@ -55,245 +46,154 @@ pub(super) struct Manifests {
 /// over.
 pub(super) fn read(yaml: &str, driver: &str) -> Result<Manifests, ManifestError> {
     let mut found = Manifests::default();
-    for (document, first_line) in documents(yaml) {
-        let unreadable = |error| unreadable(&error, first_line);
-        let kind: Option<Kind> = serde_saphyr::from_str(document).map_err(unreadable)?;
-        if !kind.is_some_and(|kind| kind.makes_pods()) {
-            continue;
+    for (lines_before, first_line, document) in documents(yaml) {
+        let node = Node::parse(document).map_err(|error| unreadable(error, lines_before))?;
+        if text(&node, "kind").is_some_and(|kind| MAKE_PODS.contains(&kind)) {
+            found.lines.push(lines_before + first_line);
+            let object = Object { node: &node, owner: None, lines_before };
+            found.collect(&object, driver)?;
         }
-        let object: Object = serde_saphyr::from_str(document).map_err(unreadable)?;
-        found.lines.extend(content_line(document).map(|line| first_line + line));
-        object.collect(driver, first_line, &mut found.volumes)?;
     }
     Ok(found)
 }
 
+const MAKE_PODS: [&str; 9] = [
+    "CronJob",
+    "DaemonSet",
+    "Deployment",
+    "Job",
+    "List",
+    "Pod",
+    "ReplicaSet",
+    "ReplicationController",
+    "StatefulSet",
+];
+
 /// A file of volume attributes alone.
 pub(super) fn attributes(yaml: &str) -> Result<BTreeMap<String, (String, Place)>, ManifestError> {
-    let attributes = serde_saphyr::from_str(yaml).map_err(|error| unreadable(&error, 0))?;
-    strings(attributes, 0)
+    let attributes = Node::parse(yaml).map_err(|error| unreadable(error, 0))?;
+    strings(&attributes, 0)
 }
 
-/// The documents of a YAML stream, each with the number of lines before it.
-fn documents(yaml: &str) -> Vec<(&str, u64)> {
-    let mut documents = Vec::new();
-    let (mut start, mut start_line, mut offset) = (0, 0, 0);
-    for (line, text) in (0..).zip(yaml.split_inclusive('\n')) {
-        if text.trim_end() == "---" || text.starts_with("--- ") {
-            documents.push((&yaml[start..offset], start_line));
-            (start, start_line) = (offset, line);
+impl Manifests {
+    /// Looks for volumes in a pod, or in something with pods or templates of pods in it at any
+    /// depth.
+    fn collect(&mut self, object: &Object<'_>, driver: &str) -> Result<(), ManifestError> {
+        for item in object.field("items").map_or(&[][..], Node::items) {
+            let item = Object { node: item, owner: None, lines_before: object.lines_before };
+            self.collect(&item, driver)?;
         }
-        offset += text.len();
-    }
-    documents.push((&yaml[start..], start_line));
-    documents
-}
-
-/// The line, from 1, at which a document has more than comments and its marker.
-fn content_line(document: &str) -> Option<u64> {
-    let content = |line: &str| {
-        let line = line.strip_prefix("---").unwrap_or(line).trim_start();
-        !line.is_empty() && !line.starts_with('#')
-    };
-    (1..).zip(document.lines()).find(|(_, line)| content(line)).map(|(line, _)| line)
-}
-
-fn unreadable(error: &serde_saphyr::Error, first_line: u64) -> ManifestError {
-    let place = error.location().map_or(Place { line: 1, column: 1 }, |at| place(at, first_line));
-    ManifestError { place, message: error.without_snippet().to_string() }
-}
-
-fn place(at: Location, first_line: u64) -> Place {
-    Place { line: at.line() + first_line, column: at.column() }
-}
-
-#[derive(Deserialize)]
-struct Kind {
-    #[serde(default)]
-    kind: String,
-}
-
-impl Kind {
-    fn makes_pods(&self) -> bool {
-        const KINDS: [&str; 9] = [
-            "CronJob",
-            "DaemonSet",
-            "Deployment",
-            "Job",
-            "List",
-            "Pod",
-            "ReplicaSet",
-            "ReplicationController",
-            "StatefulSet",
-        ];
-        KINDS.contains(&self.kind.as_str())
-    }
-}
-
-/// A pod, or something with pods or templates of pods in it at any depth.
-#[derive(Default, Deserialize)]
-struct Object {
-    #[serde(default)]
-    metadata: Metadata,
-    #[serde(default)]
-    spec: Option<Spec>,
-    #[serde(default)]
-    items: Vec<Self>,
-}
-
-#[derive(Clone, Default, Deserialize)]
-struct Metadata {
-    name: Option<String>,
-    namespace: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Spec {
-    template: Option<Box<Object>>,
-    job_template: Option<Box<Object>>,
-    service_account_name: Option<String>,
-    security_context: Option<SecurityContext>,
-    #[serde(default)]
-    volumes: Vec<Volume>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SecurityContext {
-    fs_group: Option<u32>,
-}
-
-#[derive(Deserialize)]
-struct Volume {
-    #[serde(default)]
-    name: String,
-    csi: Option<Spanned<Csi>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Csi {
-    #[serde(default)]
-    driver: String,
-    #[serde(default)]
-    read_only: bool,
-    node_publish_secret_ref: Option<SecretRef>,
-    #[serde(default)]
-    volume_attributes: BTreeMap<String, Spanned<Scalar>>,
-}
-
-#[derive(Deserialize)]
-struct SecretRef {
-    name: String,
-}
-
-impl Object {
-    fn collect(
-        self,
-        driver: &str,
-        first_line: u64,
-        found: &mut Vec<InlineVolume>,
-    ) -> Result<(), ManifestError> {
-        for item in self.items {
-            item.collect(driver, first_line, found)?;
+        let Some(spec) = object.field("spec") else { return Ok(()) };
+        for volume in spec.get("volumes").map_or(&[][..], Node::items) {
+            let csi = volume.get("csi");
+            let is_ours = |csi: &&Node| text(csi, "driver") == Some(driver);
+            if let Some(csi) = csi.filter(is_ours) {
+                self.volumes.push(object.volume(spec, volume, csi)?);
+            }
         }
-        let Some(spec) = self.spec else { return Ok(()) };
-        let pod = PodTemplate {
-            namespace: self.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned()),
-            name: self.metadata.name.clone().unwrap_or_else(|| "pod".to_owned()),
-            service_account: spec.service_account_name.unwrap_or_else(|| "default".to_owned()),
-        };
-        let fs_group = spec.security_context.and_then(|context| context.fs_group);
-        for volume in spec.volumes {
-            let Some(csi) = volume.csi.filter(|csi| csi.value.driver == driver) else { continue };
-            found.push(InlineVolume {
-                place: place(csi.referenced, first_line),
-                name: volume.name,
-                read_only: csi.value.read_only,
-                fs_group,
-                secret: csi.value.node_publish_secret_ref.map(|secret| secret.name),
-                attributes: strings(csi.value.volume_attributes, first_line)?,
-                pod: pod.clone(),
-            });
-        }
-        for template in spec.template.into_iter().chain(spec.job_template) {
-            let mut template = *template;
-            // A template's pods live where its owner lives and are named after it.
-            template.metadata.namespace = self.metadata.namespace.clone();
-            template.metadata.name = self.metadata.name.as_ref().map(|name| format!("{name}-0"));
-            template.collect(driver, first_line, found)?;
+        for template in ["template", "jobTemplate"].into_iter().filter_map(|name| spec.get(name)) {
+            let owner = Some((object.namespace(), object.metadata("name")));
+            let template = Object { node: template, owner, lines_before: object.lines_before };
+            self.collect(&template, driver)?;
         }
         Ok(())
     }
 }
 
-fn strings(
-    attributes: BTreeMap<String, Spanned<Scalar>>,
-    first_line: u64,
-) -> Result<BTreeMap<String, (String, Place)>, ManifestError> {
-    let checked = attributes.into_iter().map(|(key, Spanned { value, referenced, .. })| {
-        let place = place(referenced, first_line);
-        match value {
-            Scalar::String(text) => Ok((key, (text, place))),
-            Scalar::Other(what) => Err(ManifestError {
-                place,
-                message: format!(
-                    "{key} is {what}, and Kubernetes takes strings only: put it in quotes"
-                ),
-            }),
+/// An object, or the template of one.
+struct Object<'a> {
+    node: &'a Node,
+    /// Of a template: a template's pods live where its owner lives and are named after it.
+    owner: Option<(String, Option<String>)>,
+    /// The lines before its document.
+    lines_before: u64,
+}
+
+impl Object<'_> {
+    fn field(&self, name: &str) -> Option<&Node> {
+        self.node.get(name)
+    }
+
+    fn namespace(&self) -> String {
+        match &self.owner {
+            Some((namespace, _)) => namespace.clone(),
+            None => self.metadata("namespace").unwrap_or_else(|| "default".to_owned()),
         }
+    }
+
+    fn metadata(&self, name: &str) -> Option<String> {
+        if let (Some((_, owner)), "name") = (&self.owner, name) {
+            return owner.as_ref().map(|owner| format!("{owner}-0"));
+        }
+        self.field("metadata").and_then(|metadata| text(metadata, name)).map(str::to_owned)
+    }
+
+    fn volume(
+        &self,
+        spec: &Node,
+        volume: &Node,
+        csi: &Node,
+    ) -> Result<InlineVolume, ManifestError> {
+        let or = |text: Option<&str>, otherwise: &str| text.unwrap_or(otherwise).to_owned();
+        let fs_group = spec.get("securityContext").and_then(|context| context.get("fsGroup"));
+        let secret = csi.get("nodePublishSecretRef").and_then(|secret| text(secret, "name"));
+        Ok(InlineVolume {
+            place: place(csi.place, self.lines_before),
+            name: or(text(volume, "name"), ""),
+            read_only: csi
+                .get("readOnly")
+                .is_some_and(|it| matches!(it.value, Value::Boolean(true))),
+            fs_group: fs_group
+                .map(Node::read)
+                .transpose()
+                .map_err(|error| unreadable(error, self.lines_before))?,
+            secret: secret.map(str::to_owned),
+            attributes: match csi.get("volumeAttributes") {
+                Some(attributes) => strings(attributes, self.lines_before)?,
+                None => BTreeMap::new(),
+            },
+            pod: PodTemplate {
+                namespace: self.namespace(),
+                name: self.metadata("name").unwrap_or_else(|| "pod".to_owned()),
+                service_account: or(text(spec, "serviceAccountName"), "default"),
+            },
+        })
+    }
+}
+
+fn text<'a>(node: &'a Node, field: &str) -> Option<&'a str> {
+    node.get(field).and_then(Node::text)
+}
+
+fn unreadable(error: YamlError, lines_before: u64) -> ManifestError {
+    let at = error.place.unwrap_or(Place { line: 1, column: 1 });
+    ManifestError { place: place(at, lines_before), message: error.to_string() }
+}
+
+fn place(at: Place, lines_before: u64) -> Place {
+    Place { line: at.line + lines_before, ..at }
+}
+
+fn strings(
+    attributes: &Node,
+    lines_before: u64,
+) -> Result<BTreeMap<String, (String, Place)>, ManifestError> {
+    let checked = attributes.fields().map(|(key, value)| {
+        let place = place(value.place, lines_before);
+        let what = match &value.value {
+            Value::Text(text) => return Ok((key.name.clone(), (text.to_string(), place))),
+            Value::Boolean(_) => "a boolean",
+            Value::Negative(_) | Value::Natural(_) | Value::Float(_) => "a number",
+            Value::Null => "null",
+            Value::List(_) => "a list",
+            Value::Mapping(_) => "a mapping",
+        };
+        let key = &key.name;
+        let message =
+            format!("{key} is {what}, and Kubernetes takes strings only: put it in quotes");
+        Err(ManifestError { place, message })
     });
     checked.collect()
-}
-
-/// A value as YAML understands it.
-#[derive(Debug)]
-enum Scalar {
-    String(String),
-    Other(&'static str),
-}
-
-impl<'de> Deserialize<'de> for Scalar {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ScalarVisitor)
-    }
-}
-
-struct ScalarVisitor;
-
-impl<'de> Visitor<'de> for ScalarVisitor {
-    type Value = Scalar;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Scalar, E> {
-        Ok(Scalar::String(text.to_owned()))
-    }
-    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Scalar, E> {
-        Ok(Scalar::Other("a boolean"))
-    }
-    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Scalar, E> {
-        Ok(Scalar::Other("a number"))
-    }
-    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Scalar, E> {
-        Ok(Scalar::Other("a number"))
-    }
-    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Scalar, E> {
-        Ok(Scalar::Other("a number"))
-    }
-    fn visit_unit<E: de::Error>(self) -> Result<Scalar, E> {
-        Ok(Scalar::Other("null"))
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Scalar, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Scalar::Other("a list"))
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Scalar, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Scalar::Other("a mapping"))
-    }
 }
 
 #[cfg(test)]

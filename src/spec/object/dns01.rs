@@ -559,9 +559,10 @@ pub(super) fn any_object(_: &mut SchemaGenerator) -> Schema {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::yaml::Node;
 
     fn read(text: &str) -> Result<Dns01Spec, String> {
-        serde_saphyr::from_str(text).map_err(|error| error.to_string())
+        Node::parse(text).and_then(|node| node.read()).map_err(|error| error.to_string())
     }
 
     fn refused(text: &str) -> String {

@@ -117,14 +117,12 @@ fn reads_secrets_as_kubernetes_does() {
            folded: |\n    Y2\n    VydA==\n  \
            both: b2xk\n\
          stringData:\n  \
-           both: new\n  \
-           number: 1\n",
+           both: new\n",
     );
     assert_eq!(secret.to_string(), "Secret certmount/root");
     assert_eq!(secret.get("tls.crt"), Some(&b"cert"[..]));
     assert_eq!(secret.get("folded"), Some(&b"cert"[..]));
     assert_eq!(secret.get("both"), Some(&b"new"[..]));
-    assert_eq!(secret.get("number"), Some(&b"1"[..]));
     assert_eq!(secret.get("none"), None);
 }
 
@@ -172,10 +170,17 @@ fn errors_say_where_and_what_to_do() {
         (
             cluster_issuer("{selfSigned: {}, policy: [{isCA: yes}]}"),
             (4, 40),
-            "spec.policy[0].isCA: invalid boolean",
+            "spec.policy[0].isCA: this must be a boolean",
         ),
         (cluster_issuer("{ca: {secretName: x, ocspServers: [ocsp]}}"), (4, 41), "not absolute"),
-        (cluster_issuer("[]"), (4, 7), "spec: expected mapping start"),
+        (cluster_issuer("{ca: {secretName: 12}}"), (4, 25), "put it in quotes"),
+        (
+            "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {pin: 0123}\n"
+                .to_owned(),
+            (4, 19),
+            "stringData.pin: this must be text: put it in quotes",
+        ),
+        (cluster_issuer("[]"), (4, 7), "spec: this must be a mapping"),
         (
             "apiVersion: cert-manager.io/v1\nkind: ClusterIssuer\n".to_owned(),
             (1, 1),
@@ -191,7 +196,7 @@ fn errors_say_where_and_what_to_do() {
             (4, 1),
             "no object that is read here",
         ),
-        ("just text\n".to_owned(), (1, 1), "expected mapping start"),
+        ("just text\n".to_owned(), (1, 1), "this must be a mapping"),
         ("apiVersion: v1\nkind: Secret\n".to_owned(), (1, 1), "write metadata.name"),
         (
             "apiVersion: v1\nkind: Secret\nmetadata: {name: A_b}\n".to_owned(),

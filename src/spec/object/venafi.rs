@@ -250,9 +250,10 @@ impl JsonSchema for VenafiSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::yaml::Node;
 
     fn read(yaml: &str) -> Result<VenafiSpec, String> {
-        serde_saphyr::from_str(yaml).map_err(|error| error.to_string())
+        Node::parse(yaml).and_then(|node| node.read()).map_err(|error| error.to_string())
     }
 
     fn tpp(yaml: &str) -> (String, TppSpec) {

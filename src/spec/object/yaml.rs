@@ -1,19 +1,16 @@
 //! YAML texts of several objects, read one document at a time with the place of each error.
-//!
-//! What a text may cost is bounded before it is parsed: its size, its depth, and how often aliases
-//! are expanded. JSON is YAML, so it needs nothing of its own.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
-use serde_saphyr::{Error, UserMessageFormatter};
+use serde::de::IgnoredAny;
 
 use super::{
     API_VERSION, Base64, ConfigMapObject, GROUP, IssuerKind, IssuerObject, IssuerSpec, Object,
     PlainText, SecretObject, is_object_name,
 };
 use crate::spec::values::quoted;
+use crate::spec::yaml::{Node, Place, YamlError, documents};
 
 /// The longest text that is read, in bytes.
 pub const LARGEST_TEXT: usize = 1 << 20;
@@ -47,59 +44,20 @@ pub fn parse(text: &str) -> Vec<Result<Document, DocumentError>> {
         let message = format!("the text is longer than {LARGEST_TEXT} bytes: split it");
         return vec![Err(DocumentError::at(1, message))];
     }
-    split(text)
-        .filter_map(|(lines_before, document)| {
-            let first_line = first_line(document)?;
-            let read = read_object(document, first_line);
-            Some(match read {
-                Ok(object) => Ok(Document { line: lines_before + first_line, object }),
-                Err(error) => Err(DocumentError { line: lines_before + error.line, ..error }),
-            })
+    documents(text)
+        .map(|(lines_before, first_line, document)| match read_object(document, first_line) {
+            Ok(object) => Ok(Document { line: lines_before + first_line, object }),
+            Err(error) => Err(DocumentError { line: lines_before + error.line, ..error }),
         })
         .collect()
 }
 
-/// Splits `text` as kubectl does, at lines that begin with the document marker: inside of a
-/// document no line can (YAML 1.2 §9.1.2). Answers each document and the lines before it.
-fn split(text: &str) -> impl Iterator<Item = (u64, &str)> {
-    let is_marker = |line: &str| {
-        let after = line.strip_prefix("---");
-        after.is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
-    };
-    let mut rest = text;
-    let mut lines_before = 0;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let (mut length, mut lines) = (0, 0);
-        for line in rest.split_inclusive('\n') {
-            if lines > 0 && is_marker(line) {
-                break;
-            }
-            length += line.len();
-            lines += 1;
-        }
-        let (document, after) = rest.split_at(length);
-        rest = after;
-        lines_before += lines;
-        Some((lines_before - lines, document))
-    })
-}
-
-/// The line at which the document's content begins; `None` for nothing but comments.
-fn first_line(document: &str) -> Option<u64> {
-    let position = document.lines().position(|line| {
-        let content = line.strip_prefix("---").unwrap_or(line).trim();
-        !content.is_empty() && !content.starts_with('#') && content != "..."
-    })?;
-    Some(position as u64 + 1)
-}
-
-/// Reads one document twice: what it is decides what its fields are.
+/// Reads one document as what it says it is.
 fn read_object(document: &str, first_line: u64) -> Result<Object, DocumentError> {
+    let wrong = |error: YamlError| DocumentError::new(&error, first_line);
+    let document = Node::parse(document).map_err(wrong)?;
     let Header { api_version, kind, metadata: Metadata { name, namespace } } =
-        read(document, first_line, None)?;
+        document.read().map_err(wrong)?;
     let known = match (api_version.as_str(), kind.as_str()) {
         (API_VERSION, "ClusterIssuer") => Kind::Issuer(IssuerKind::ClusterIssuer),
         (API_VERSION, "Issuer") => Kind::Issuer(IssuerKind::Issuer),
@@ -130,19 +88,19 @@ fn read_object(document: &str, first_line: u64) -> Result<Object, DocumentError>
     };
     match known {
         Kind::Issuer(kind) => {
-            let IssuerDocument { spec, .. } = read(document, first_line, Some(&object))?;
-            let issuer = IssuerObject::new(kind, namespace, name, spec).map_err(|message| {
-                DocumentError { object: Some(object), ..DocumentError::at(first_line, message) }
-            })?;
+            let IssuerDocument { spec, .. } = document.read().map_err(|e| wrong(e).of(&object))?;
+            let issuer = IssuerObject::new(kind, namespace, name, spec)
+                .map_err(|message| DocumentError::at(first_line, message).of(&object))?;
             Ok(Object::Issuer(Box::new(issuer)))
         }
         Kind::ConfigMap => {
-            let ConfigMapDocument { data, .. } = read(document, first_line, Some(&object))?;
+            let ConfigMapDocument { data, .. } =
+                document.read().map_err(|e| wrong(e).of(&object))?;
             Ok(Object::ConfigMap(ConfigMapObject { namespace, name, data }))
         }
         Kind::Secret => {
             let SecretDocument { data, string_data, .. } =
-                read(document, first_line, Some(&object))?;
+                document.read().map_err(|e| wrong(e).of(&object))?;
             let data = data.into_iter().map(|(key, Base64(value))| (key, value));
             // As in Kubernetes, stringData wins.
             let text = string_data.into_iter().map(|(key, PlainText(value))| (key, value));
@@ -242,82 +200,6 @@ struct ConfigMapDocument {
     _immutable: IgnoredAny,
 }
 
-/// Reads `document` as a `T`; `first_line` and `object` say where an error is that cannot say so.
-fn read<T: DeserializeOwned>(
-    document: &str,
-    first_line: u64,
-    object: Option<&str>,
-) -> Result<T, DocumentError> {
-    // A configuration is small: a text that needs more than this is meant to do harm.
-    let options = serde_saphyr::options! {
-        alias_limits: serde_saphyr::alias_limits! {
-            max_total_replayed_events: 10_000,
-            max_replay_stack_depth: 8,
-        },
-        budget: serde_saphyr::budget! {
-            max_aliases: 100,
-            max_anchors: 100,
-            max_depth: 32,
-            max_documents: 2,
-            max_nodes: 50_000,
-            max_recorded_anchor_events: 10_000,
-        },
-        strict_booleans: true,
-        with_snippet: false,
-    };
-    let mut track = serde_path_to_error::Track::new();
-    serde_saphyr::with_deserializer_from_str_with_options(document, options, |deserializer| {
-        T::deserialize(serde_path_to_error::Deserializer::new(deserializer, &mut track))
-    })
-    .map_err(|error| {
-        let place = error.location().filter(|place| place.line() > 0);
-        let (line, column) = place.map_or((first_line, 1), |place| (place.line(), place.column()));
-        let message = message(error.without_snippet());
-        // Outside of any field the path is a dot or a question mark.
-        let message = match track.path().to_string().trim_end_matches(['.', '?']) {
-            "" => message,
-            path => format!("{path}: {message}"),
-        };
-        let object = object.map(str::to_owned);
-        DocumentError { line, column, object, message: printable(&message) }
-    })
-}
-
-/// What is wrong, in words that show no value but those that our own types quote.
-fn message(error: &Error) -> String {
-    match error {
-        Error::SerdeUnknownField { field, expected, .. } => match nearest(field, expected) {
-            Some(near) => format!("unknown field {}, did you mean {near}?", quoted(field)),
-            None => format!("unknown field {}; known are {}", quoted(field), expected.join(", ")),
-        },
-        Error::SerdeInvalidType { expected, .. } | Error::SerdeInvalidValue { expected, .. } => {
-            format!("this must be {expected}")
-        }
-        Error::SerdeUnknownVariant { expected, .. } => {
-            format!("this must be one of {}", expected.join(", "))
-        }
-        Error::QuotingRequired { .. } => "this text needs quotes".to_owned(),
-        Error::NonFiniteFloat { .. } => "this is not a number".to_owned(),
-        error => {
-            let message = error.render_with_formatter(&UserMessageFormatter);
-            match error.location() {
-                Some(at) => {
-                    let place = format!(" at line {}, column {}", at.line(), at.column());
-                    message.strip_suffix(&place).unwrap_or(&message).to_owned()
-                }
-                None => message,
-            }
-        }
-    }
-}
-
-/// The known name that `name` was most likely meant to be.
-fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    let distance = |known: &str| strsim::osa_distance(&known.to_lowercase(), &name.to_lowercase());
-    let (distance, near) = known.iter().map(|known| (distance(known), *known)).min()?;
-    (distance <= near.len() / 3).then_some(near)
-}
-
 /// `text` without characters that end a line, move the cursor or reorder what follows.
 fn printable(text: &str) -> String {
     let escape = |c: char| match c {
@@ -330,5 +212,15 @@ fn printable(text: &str) -> String {
 impl DocumentError {
     fn at(line: u64, message: String) -> Self {
         Self { line, column: 1, object: None, message }
+    }
+
+    /// `first_line` is where an error is that cannot say so.
+    fn new(error: &YamlError, first_line: u64) -> Self {
+        let Place { line, column } = error.place.unwrap_or(Place { line: first_line, column: 1 });
+        Self { line, column, object: None, message: printable(&error.to_string()) }
+    }
+
+    fn of(self, object: &str) -> Self {
+        Self { object: Some(object.to_owned()), ..self }
     }
 }
