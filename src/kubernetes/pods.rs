@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
+use kube::api::{ApiResource, DynamicObject};
 use tokio::time::timeout;
 
 use super::{Access, reason};
@@ -40,7 +41,9 @@ impl Access {
         name: &str,
         uid: &str,
     ) -> Result<Option<IpAddr>, PodIpError> {
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        // Untyped: a whole Pod takes more program to read than the rest of this driver's objects.
+        let resource = ApiResource::erase::<Pod>(&());
+        let pods = Api::<DynamicObject>::namespaced_with(self.client.clone(), namespace, &resource);
         let pod = timeout(PATIENCE, pods.get(name)).await.map_err(|_| {
             PodIpError::Unanswered(format!("no answer in {} seconds", PATIENCE.as_secs()))
         })?;
@@ -48,12 +51,13 @@ impl Access {
         if pod.metadata.uid.as_deref() != Some(uid) {
             return Err(PodIpError::AnotherPod);
         }
-        if pod.spec.is_none_or(|spec| spec.host_network != Some(true)) {
+        if pod.data["spec"]["hostNetwork"] != true {
             return Ok(None);
         }
-        let status = pod.status.unwrap_or_default();
+        let status = &pod.data["status"];
         // They are the same for such a pod, and kubelet knows its own first.
-        let ip = status.pod_ip.or(status.host_ip).and_then(|ip| ip.parse().ok());
+        let ips = ["podIP", "hostIP"].into_iter().filter_map(|field| status[field].as_str());
+        let ip = ips.filter_map(|ip| ip.parse().ok()).next();
         ip.map(Some).ok_or(PodIpError::NotYet)
     }
 }
