@@ -67,8 +67,8 @@ impl NodeService {
         request: NodePublishVolumeRequest,
     ) -> Result<(PublishRequest, Record), Status> {
         let volume = VolumeId::try_from(request.volume_id.clone()).ok();
-        if let Some(before) = volume.and_then(|volume| self.renewer.record(&volume)) {
-            return request::publish(request, &self.node, before.raw().pod_ip);
+        if let Some(pod_ip) = volume.and_then(|volume| self.renewer.pod_ip(&volume)) {
+            return request::publish(request, &self.node, pod_ip);
         }
         if let Some(pod) = request::names_pod_ip(&request)? {
             let pod_ip = self.pod_ip(&pod).await?;

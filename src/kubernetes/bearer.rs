@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-use super::{Access, AccessError};
+use super::{Access, AccessError, connect};
 
 /// The Kubernetes API for whoever has a token. It has no identity of its own, so what it may do is
 /// what the token's owner may. Cheap to clone; all calls share its connections.
@@ -25,7 +25,7 @@ impl Access {
     pub async fn for_bearers() -> Result<BearerClient, AccessError> {
         let mut config = super::config().await?;
         config.auth_info = AuthInfo::default();
-        Client::try_from(config).map(BearerClient).map_err(AccessError::Client)
+        connect::client(config).map(BearerClient).map_err(AccessError::Client)
     }
 }
 

@@ -1,19 +1,19 @@
 //! The way to the Kubernetes API: a client that does not wait for ever, and its errors as text.
 
 mod bearer;
+mod connect;
 #[cfg(test)]
 pub(crate) mod fake;
 mod node;
 mod pods;
 mod secret;
 
-use std::time::Duration;
-
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::PostParams;
 use kube::runtime::watcher;
 use kube::{Api, Client, Config};
+use tower::BoxError;
 use zeroize::Zeroizing;
 
 pub use self::bearer::BearerClient;
@@ -42,7 +42,7 @@ pub enum AccessError {
     Unknown(#[source] kube::config::InferConfigError),
     /// What says where it is cannot be used.
     #[error("the Kubernetes API cannot be used as configured")]
-    Client(#[source] kube::Error),
+    Client(#[source] BoxError),
 }
 
 impl Access {
@@ -55,7 +55,7 @@ impl Access {
     pub async fn find(namespace: Option<String>) -> Result<Self, AccessError> {
         let config = config().await?;
         let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
-        let client = Client::try_from(config).map_err(AccessError::Client)?;
+        let client = connect::client(config).map_err(AccessError::Client)?;
         Ok(Self { client, namespace })
     }
 
@@ -91,18 +91,8 @@ impl Access {
 const TOKEN_LIFE_SECONDS: i64 = 600;
 
 async fn config() -> Result<Config, AccessError> {
-    let mut config = Config::infer().await.map_err(AccessError::Unknown)?;
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
-    // A watch is silent for up to a minute between bookmarks, and ends after five.
-    config.read_timeout = Some(READ_TIMEOUT);
-    config.reset_reader_on_write = true;
-    // Whoever asks has a better plan for the next attempt.
-    config.default_retry = false;
-    Ok(config)
+    Config::infer().await.map_err(AccessError::Unknown)
 }
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const READ_TIMEOUT: Duration = Duration::from_secs(330);
 
 impl std::fmt::Debug for Access {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -14,6 +14,7 @@ mod task;
 mod trust;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -337,10 +338,10 @@ impl Renewer {
         }
     }
 
-    /// What was asked for when the volume was published, if it is there.
-    pub fn record(&self, volume: &VolumeId) -> Option<Arc<Record>> {
+    /// What was known of the pod's address when the volume was published, if it is there.
+    pub fn pod_ip(&self, volume: &VolumeId) -> Option<Option<IpAddr>> {
         match self.shared.lock().volumes.get(volume)? {
-            Slot::Live(task) => Some(task.record()),
+            Slot::Live(task) => Some(task.pod_ip()),
             Slot::Removing(_) => None,
         }
     }

@@ -12,6 +12,7 @@ mod life;
 mod sharing;
 mod slow_keys;
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::life::{Life, Plan};
+use self::life::{Home, Life, Plan};
 pub(super) use self::sharing::{Offer, Sharing};
 pub(super) use self::slow_keys::SlowKeys;
 use super::schedule::{self, Seed};
@@ -31,7 +32,7 @@ use crate::issuer::IssueErrorKind;
 use crate::spec::request::PublishRequest;
 use crate::spec::volume::TargetPath;
 use crate::sync::lock;
-use crate::volume::{Record, Volume};
+use crate::volume::{Fingerprint, Record, Volume};
 use crate::x509::{Bundle, Certificate};
 
 /// A volume that kubelet has not asked for in this time, and that is not mounted, is removed:
@@ -55,7 +56,7 @@ pub(super) enum Origin {
 #[derive(Debug)]
 pub(super) struct VolumeTask {
     request: SharedRequest,
-    record: Arc<Record>,
+    record: Fingerprint,
     target: SharedTarget,
     progress: watch::Receiver<Progress>,
     cancel: CancellationToken,
@@ -115,18 +116,17 @@ impl VolumeTask {
         let elsewhere = shared.settings.anchors.follow(&request.pod.namespace, &request.trust);
         let request = Arc::new(Mutex::new(Arc::new(request)));
         let target = Arc::new(Mutex::new(target));
-        let record = Arc::new(record);
+        let fingerprint = record.fingerprint();
         let cancel = CancellationToken::new();
         let (sender, progress) = watch::channel(Progress::default());
         let life = Life {
             shared: Arc::clone(shared),
             request: Arc::clone(&request),
-            record: Arc::clone(&record),
+            home: Home::Planned(Arc::new(record)),
             target: Arc::clone(&target),
             progress: sender,
             cancel: cancel.clone(),
             seed,
-            volume: None,
             failures: 0,
             plan: Plan::at_once(shared.settings.clock.now()),
             trust_check_at: None,
@@ -140,7 +140,7 @@ impl VolumeTask {
             seen: None,
         };
         let join = tokio::spawn(life.run(origin));
-        Self { request, record, target, progress, cancel, join }
+        Self { request, record: fingerprint, target, progress, cancel, join }
     }
 
     /// Takes a publish of a volume that is there: the same again is fine and may bring new
@@ -164,7 +164,7 @@ impl VolumeTask {
             // the renewals after that use the new ones, and the next publish keeps them.
             if let Some(volume) = &target.volume {
                 volume.set_record(&record).map_err(PublishError::Volume)?;
-                self.record = Arc::new(record);
+                self.record = record.fingerprint();
             }
         }
         *lock(&self.request) = Arc::new(request);
@@ -175,8 +175,8 @@ impl VolumeTask {
         self.progress.clone()
     }
 
-    pub(super) fn record(&self) -> Arc<Record> {
-        Arc::clone(&self.record)
+    pub(super) fn pod_ip(&self) -> Option<IpAddr> {
+        lock(&self.request).pod_ip
     }
 
     pub(super) fn target(&self) -> SharedTarget {

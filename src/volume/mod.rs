@@ -37,7 +37,7 @@ use nix::fcntl::{Flock, FlockArg};
 use zeroize::Zeroizing;
 
 pub use node_state::NodeState;
-pub use record::Record;
+pub use record::{Fingerprint, Record};
 
 use self::directory::Directory;
 use self::mount::Bound;

@@ -12,6 +12,7 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
+use aws_lc_rs::digest::{self, SHA256_OUTPUT_LEN};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -83,20 +84,16 @@ impl Record {
         self.read_only
     }
 
-    /// Whether both ask for the same volume in the same way, so that a second NodePublishVolume
-    /// call changes nothing. A Secret's values do not count, and what kubelet did not say neither.
-    pub fn same_request(&self, other: &Self) -> bool {
-        self.volume_id == other.volume_id
-            && self.target_path == other.target_path
-            && self.volume_mount_group == other.volume_mount_group
-            && self.read_only == other.read_only
-            && self.attributes == other.attributes
-            && self.secrets.attributes().eq(other.secrets.attributes())
-    }
-
-    /// Whether `other` brings the same passwords.
-    pub fn same_secrets(&self, other: &Self) -> bool {
-        self.secrets.0 == other.secrets.0
+    /// What to compare it by later, once it is stored.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let request = (
+            (&self.volume_id, &self.target_path, &self.volume_mount_group, self.read_only),
+            &self.attributes,
+            self.secrets.attributes().collect::<BTreeMap<_, _>>(),
+        );
+        let request =
+            Zeroizing::new(serde_json::to_vec(&request).expect("string maps are always JSON"));
+        Fingerprint { request: sha256(&request), secrets: sha256(&secrets_json(&self.secrets)) }
     }
 
     /// Writes the record in place of the one there. `record.json` comes last: where it is, the
@@ -154,6 +151,32 @@ impl Record {
     pub(super) fn is_in(directory: &Directory) -> Result<bool> {
         Ok(directory.open_file(OsStr::new(RECORD_FILE))?.is_some())
     }
+}
+
+/// What tells a record from another one. A node keeps it for each volume, where the record itself
+/// would be a fifth of what it takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Fingerprint {
+    request: [u8; SHA256_OUTPUT_LEN],
+    secrets: [u8; SHA256_OUTPUT_LEN],
+}
+
+impl Fingerprint {
+    /// Whether both ask for the same volume in the same way, so that a second NodePublishVolume
+    /// call changes nothing. A Secret's values do not count, and what kubelet did not say neither.
+    pub fn same_request(&self, other: &Record) -> bool {
+        self.request == other.fingerprint().request
+    }
+
+    /// Whether `other` brings the same passwords.
+    pub fn same_secrets(&self, other: &Record) -> bool {
+        self.secrets == other.fingerprint().secrets
+    }
+}
+
+fn sha256(bytes: &[u8]) -> [u8; SHA256_OUTPUT_LEN] {
+    let digest = digest::digest(&digest::SHA256, bytes);
+    digest.as_ref().try_into().expect("the digest is SHA-256")
 }
 
 /// Names only: what is not known to be secret may be so all the same.
@@ -264,7 +287,7 @@ mod tests {
         assert!(Record::load(&directory).unwrap().is_none());
         record(&attributes(), secrets()).store(&directory).unwrap();
         let loaded = Record::load(&directory).unwrap().unwrap();
-        assert!(loaded.same_request(&record(&attributes(), secrets())));
+        assert!(loaded.fingerprint().same_request(&record(&attributes(), secrets())));
         assert_eq!(loaded.raw().pod_ip, Some([10, 0, 0, 1].into()));
         assert_eq!(loaded.secrets.0["keystore-password"].as_str(), "sësame\u{1}");
         assert_eq!(
@@ -294,7 +317,8 @@ mod tests {
 
     #[test]
     fn only_what_kubelet_said_counts_for_sameness() {
-        let one = record(&attributes(), secrets());
+        let first = record(&attributes(), secrets());
+        let one = first.fingerprint();
         assert!(one.same_request(&record(&attributes(), Secrets::default())));
         let mut fresh_token = attributes();
         fresh_token.insert(TOKENS.to_owned(), "another".to_owned());
@@ -305,9 +329,9 @@ mod tests {
         other = attributes();
         other.insert("certmount.dev/pkcs12-password".to_owned(), "another".to_owned());
         assert!(!one.same_request(&record(&other, secrets())));
-        let raw = RawRequest { volume_mount_group: "", ..one.raw() };
+        let raw = RawRequest { volume_mount_group: "", ..first.raw() };
         assert!(!one.same_request(&Record::new(raw, true, secrets())));
-        assert!(!one.same_request(&Record::new(one.raw(), false, secrets())));
+        assert!(!one.same_request(&Record::new(first.raw(), false, secrets())));
     }
 
     #[test]

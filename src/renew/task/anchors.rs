@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::Installed;
 use super::attempt::{node_error, write_files};
-use super::life::{Life, Plan, Stopped};
+use super::life::{Home, Life, Plan, Stopped};
 use crate::anchors::Problem;
 use crate::issuer::{IssueError, IssueErrorKind};
 use crate::renew::{Outcome, blocking, schedule, trust};
@@ -109,7 +109,7 @@ impl Life {
         let Some(installed) = self.progress.borrow().installed.clone() else {
             return;
         };
-        let Some(volume) = self.volume.clone() else {
+        let Home::Made(volume) = self.home.clone() else {
             return;
         };
         let now = self.shared.settings.clock.now();

@@ -108,11 +108,8 @@ impl Life {
 
     /// The volume, made if need be.
     async fn made(&mut self) -> Result<Volume, IssueError> {
-        if let Some(volume) = &self.volume {
-            return Ok(volume.clone());
-        }
-        let (record, volumes) = (Arc::clone(&self.record), self.shared.settings.volumes.clone());
-        let volume = blocking(move || volumes.create(&record)).await.map_err(node_error)?;
+        let (home, volumes) = (self.home.clone(), self.shared.settings.volumes.clone());
+        let volume = blocking(move || home.made(&volumes)).await.map_err(node_error)?;
         self.set_volume(volume.clone());
         Ok(volume)
     }
@@ -124,13 +121,10 @@ impl Life {
     ) -> Result<(Volume, Arc<PrivateKey>, CertificationRequest), Stopped> {
         let algorithm = request.certificate.key_algorithm;
         let made = blocking({
-            let (record, request) = (Arc::clone(&self.record), Arc::clone(request));
-            let (volumes, volume) = (self.shared.settings.volumes.clone(), self.volume.clone());
+            let (home, request) = (self.home.clone(), Arc::clone(request));
+            let volumes = self.shared.settings.volumes.clone();
             move || {
-                let volume = match volume {
-                    Some(volume) => volume,
-                    None => volumes.create(&record).map_err(node_error)?,
-                };
+                let volume = home.made(&volumes).map_err(node_error)?;
                 let key = match key_there(&volume, &request.certificate) {
                     Ok(None) if !algorithm.is_slow() => {
                         PrivateKey::generate(algorithm).map_err(no_key).and_then(|key| {

@@ -17,19 +17,18 @@ use crate::renew::schedule::Seed;
 use crate::renew::{NotReady, Outcome, Shared, Subject, blocking};
 use crate::spec::request::PublishRequest;
 use crate::sync::lock;
-use crate::volume::{Record, Volume, VolumeIoError};
+use crate::volume::{Record, Volume, VolumeIoError, Volumes};
 use crate::x509::Bundle;
 
 /// What the task works on.
 pub(super) struct Life {
     pub(super) shared: Arc<Shared>,
     pub(super) request: SharedRequest,
-    pub(super) record: Arc<Record>,
+    pub(super) home: Home,
     pub(super) target: SharedTarget,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) cancel: CancellationToken,
     pub(super) seed: Seed,
-    pub(super) volume: Option<Volume>,
     pub(super) failures: u32,
     pub(super) plan: Plan,
     /// When to look whether an old trust anchor may go; `None` while there is none.
@@ -50,6 +49,23 @@ pub(super) struct Life {
     pub(super) hurries: u32,
     /// The issuer, or why there is none, as this volume last saw it.
     pub(super) seen: Option<Result<Arc<dyn Issuer>, String>>,
+}
+
+/// The volume, or what it is to be made of.
+#[derive(Clone)]
+pub(super) enum Home {
+    Planned(Arc<Record>),
+    Made(Volume),
+}
+
+impl Home {
+    /// The volume, made if need be.
+    pub(super) fn made(self, volumes: &Volumes) -> Result<Volume, VolumeIoError> {
+        match self {
+            Self::Planned(record) => volumes.create(&record),
+            Self::Made(volume) => Ok(volume),
+        }
+    }
 }
 
 /// When the next attempt is due.
@@ -88,8 +104,10 @@ impl Life {
         let cancel = self.cancel.clone();
         let mut issuers = self.shared.settings.issuers.clone();
         let mut elsewhere = self.elsewhere.clone();
+        // What is at work only now and then has a place of its own only then: a node has hundreds of
+        // volumes that just wait.
         if let Some(Origin::Adopted { volume, .. }) = origin.take() {
-            self.take_over(volume).await;
+            Box::pin(self.take_over(volume)).await;
         }
         loop {
             let Plan { made_at, due } = self.plan;
@@ -98,11 +116,11 @@ impl Life {
                 biased;
                 () = cancel.cancelled() => return,
                 () = issuers.changed() => {
-                    self.follow_issuer().await;
+                    Box::pin(self.follow_issuer()).await;
                     continue;
                 }
                 () = elsewhere.changed() => {
-                    self.follow_elsewhere().await;
+                    Box::pin(self.follow_elsewhere()).await;
                     continue;
                 }
                 () = clock.sleep_between(made_at, due) => {}
@@ -110,13 +128,13 @@ impl Life {
                     if trust_check_at.is_some() =>
                 {
                     self.trust_check_at = None;
-                    self.update_trust().await;
+                    Box::pin(self.update_trust()).await;
                     continue;
                 }
                 () = clock.sleep_until(advice_due.unwrap_or_default()),
                     if advice_due.is_some() =>
                 {
-                    self.follow_advice().await;
+                    Box::pin(self.follow_advice()).await;
                     continue;
                 }
                 () = abandoned(&self.target) => {
@@ -125,7 +143,7 @@ impl Life {
                     return;
                 }
             }
-            match self.attempt().await {
+            match Box::pin(self.attempt()).await {
                 Ok(()) => {}
                 Err(Stopped::Cancelled) => return,
                 Err(Stopped::Failed(error)) => self.retry_after(&error),
@@ -237,7 +255,7 @@ impl Life {
 
     pub(super) fn set_volume(&mut self, volume: Volume) {
         lock(&self.target).volume = Some(volume.clone());
-        self.volume = Some(volume);
+        self.home = Home::Made(volume);
     }
 
     pub(super) fn request(&self) -> Arc<PublishRequest> {
