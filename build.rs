@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+#[allow(clippy::disallowed_methods, reason = "this is how cargo tells a build script")]
 fn is_static() -> bool {
     let is = |name: &str, what: &str| {
         std::env::var(name).is_ok_and(|value| value.split(',').any(|one| one == what))
