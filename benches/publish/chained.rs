@@ -3,22 +3,19 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use tokio::time::sleep;
 
+use crate::Sizes;
+use crate::load::{AT_ONCE, publish, publish_in_rounds, unpublish_all, volume};
 use crate::plugin::{ISSUER, Plugin, Stage};
 use crate::report::{Report, milliseconds, percentile};
-use crate::{AT_ONCE, Sizes, publish, publish_in_rounds, unpublish_all, volume};
 
 const CHAINED: &str = "bench-chained";
 
 /// Beside the same volumes from the upstream itself, which signs with a key on the node as well.
-pub(crate) async fn measure(
-    stage: &Stage,
-    sizes: &Sizes,
-    plugin: Plugin,
-    report: &mut Report,
-) -> Result<Plugin> {
+pub(crate) async fn measure(stage: &Stage, sizes: &Sizes, report: &mut Report) -> Result<()> {
+    let plugin = Plugin::start(stage).await?;
     let chained = [("certmount.dev/issuer-name", CHAINED)];
     let (direct, _) = publish_in_rounds(stage, sizes, &[]).await?;
     let config = stage.root().join("config");
@@ -26,9 +23,7 @@ pub(crate) async fn measure(
         "{{apiVersion: certmount.dev/v1alpha1, kind: ClusterIssuer, metadata: {{name: {CHAINED}}}, \
          spec: {{chained: {{issuerRef: {{name: {ISSUER}}}}}}}}}"
     );
-    let beside = stage.root().join("chained");
-    write(&beside, &object)?;
-    fs::rename(&beside, config.join("chained.yaml"))?;
+    stage.configure("chained.yaml", &object)?;
     // Brings the intermediate.
     until(stage, "intermediate", &chained, true).await?;
 
@@ -55,7 +50,7 @@ pub(crate) async fn measure(
     report.row("  ratio to the upstream itself", format!("{:.2} x", rate / direct));
     report.row("  p50", milliseconds(percentile(&calls, 50)));
     report.row("  p99", milliseconds(percentile(&calls, 99)));
-    Ok(plugin)
+    plugin.stop().await
 }
 
 /// Publishes until it works, or until it does not.
@@ -70,9 +65,4 @@ async fn until(stage: &Stage, prefix: &str, more: &[(&str, &str)], works: bool) 
         sleep(Duration::from_millis(10)).await;
     }
     bail!("the plugin has not taken up its configuration")
-}
-
-#[allow(clippy::disallowed_methods, reason = "the file is renamed when it is whole")]
-fn write(path: &std::path::Path, text: &str) -> Result<()> {
-    fs::write(path, text).context("the configuration folder can be written")
 }

@@ -91,7 +91,8 @@ fn authority() -> Result<CertificateAuthority> {
     Ok(CertificateAuthority::new(vec![certificate], Vec::new(), key)?)
 }
 
-fn template() -> Result<Template> {
+/// What is asked for.
+pub(crate) fn template() -> Result<Template> {
     Ok(Template {
         subject: DistinguishedName::default(),
         subject_alt_names: vec![GeneralName::dns("web.demo.svc")?],

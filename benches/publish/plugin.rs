@@ -26,6 +26,9 @@ pub(crate) const BUILT: &str = env!("CARGO_BIN_EXE_certmount");
 /// The issuer that volumes name.
 pub(crate) const ISSUER: &str = "bench-ca";
 
+/// The name of the plugin's node.
+pub(crate) const NODE: &str = "bench";
+
 /// The memory allocator of glibc gives each thread an arena of its own, up to eight for a core, as
 /// if memory cost nothing. The chart sets the same.
 const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "2");
@@ -81,12 +84,44 @@ impl Stage {
             duration: Duration::from_secs(86_400 * 365),
             path_len: None,
         };
-        Root::make(&options, Clock::system().now())?.write(&stage.root().join("config"), false)?;
+        Root::make(&options, Clock::system().now())?.write(&stage.config(), false)?;
         Ok(stage)
     }
 
     pub(crate) fn root(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// The folder that the plugin has its issuers from.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.root().join("config")
+    }
+
+    /// Where keys of ACME accounts are kept.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.root().join("state")
+    }
+
+    /// `certmount node` with what is the same wherever its issuers are.
+    fn node(&self) -> Command {
+        let root = self.root();
+        let mut command = Command::new(&self.program);
+        command
+            .args(["node", "--node-id", NODE, "--endpoint"])
+            .arg(format!("unix://{}", root.join("csi.sock").display()))
+            .arg("--data-root")
+            .arg(root.join("data"))
+            .env_clear()
+            .env(ARENAS.0, ARENAS.1);
+        command
+    }
+
+    /// Puts a file into the plugin's configuration, at once or not at all.
+    #[allow(clippy::disallowed_methods, reason = "the file is renamed when it is whole")]
+    pub(crate) fn configure(&self, name: &str, text: &str) -> Result<()> {
+        let beside = self.root().join("configuration");
+        fs::write(&beside, text)?;
+        Ok(fs::rename(beside, self.config().join(name))?)
     }
 }
 
@@ -101,19 +136,23 @@ impl Drop for Stage {
 }
 
 impl Plugin {
-    /// Starts the plugin and returns when it answers.
+    /// Starts the plugin with the issuers in its folder and returns when it answers.
     pub(crate) async fn start(stage: &Stage) -> Result<Self> {
-        let root = stage.root();
-        let log = root.join("plugin.log");
-        let child = Command::new(&stage.program)
-            .args(["node", "--node-id", "bench", "--endpoint"])
-            .arg(format!("unix://{}", root.join("csi.sock").display()))
-            .arg("--data-root")
-            .arg(root.join("data"))
-            .arg("--config-dir")
-            .arg(root.join("config"))
-            .env_clear()
-            .env(ARENAS.0, ARENAS.1)
+        let mut command = stage.node();
+        command.arg("--config-dir").arg(stage.config()).arg("--state-dir").arg(stage.state());
+        Self::spawn(stage, command).await
+    }
+
+    /// Starts the plugin for the cluster of `kubeconfig` and returns when it answers.
+    pub(crate) async fn start_in_cluster(stage: &Stage, kubeconfig: &Path) -> Result<Self> {
+        let mut command = stage.node();
+        command.arg("--kubernetes").env("KUBECONFIG", kubeconfig);
+        Self::spawn(stage, command).await
+    }
+
+    async fn spawn(stage: &Stage, mut command: Command) -> Result<Self> {
+        let log = stage.root().join("plugin.log");
+        let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::options().create(true).append(true).open(&log)?)

@@ -5,6 +5,7 @@ use std::time::Duration;
 /// Rows printed as they are measured.
 pub(crate) struct Report {
     missed: usize,
+    skipped: usize,
 }
 
 impl Report {
@@ -14,7 +15,7 @@ impl Report {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         println!("certmount, {cores} cores, Linux {}", kernel.trim());
         println!("\n{:<52} {:>11}  {:<10} verdict", "", "measured", "target");
-        Self { missed: 0 }
+        Self { missed: 0, skipped: 0 }
     }
 
     /// A row without a target.
@@ -29,11 +30,21 @@ impl Report {
         self.missed += usize::from(!met);
     }
 
+    /// A measurement that is left out because programs are `missing`.
+    pub(crate) fn skip(&mut self, part: impl std::fmt::Debug, missing: &str) {
+        println!("SKIPPED: {part:?} needs {missing}, which .ci/run installs");
+        self.skipped += 1;
+    }
+
     /// Prints the end and answers how many targets were missed.
     pub(crate) fn finish(self) -> usize {
-        match self.missed {
-            0 => println!("\nevery target met"),
-            missed => println!("\n{missed} targets missed"),
+        let targets = match self.missed {
+            0 => "every target met".to_owned(),
+            missed => format!("{missed} targets missed"),
+        };
+        match self.skipped {
+            0 => println!("\n{targets}"),
+            skipped => println!("\n{targets}, {skipped} measurements SKIPPED"),
         }
         self.missed
     }

@@ -1,8 +1,9 @@
-//! A real API server with etcd, and cert-manager's controller where a test wants it. No kubelet:
-//! that is played.
+//! A real API server with etcd, and cert-manager's controller where somebody wants it. No kubelet:
+//! that is played. The tests and the benchmark use it.
 
-#![allow(unreachable_pub, reason = "this is a module of one test file")]
+#![allow(dead_code, unreachable_pub, reason = "a part of a test and of the benchmark")]
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::net::TcpListener;
@@ -20,8 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// The servers, which end with it.
 pub struct Api {
     folder: TempDir,
+    /// By what their logs are called, in the order in which they were started.
     processes: Vec<(&'static str, Child)>,
 }
+
+/// The driver, as the API server knows it.
+const DRIVER: &str = "system:serviceaccount:certmount-system:certmount";
 
 impl Api {
     /// A server with our CRDs and cert-manager's, the namespaces `certmount-system` and `shop`, and
@@ -35,7 +40,14 @@ impl Api {
             "tokens.csv",
             &format!(
                 "{admin},admin,admin,system:masters\n\
-                 {driver},system:serviceaccount:certmount-system:certmount,driver,system:serviceaccounts\n"
+                 {driver},{DRIVER},driver,system:serviceaccounts\n"
+            ),
+        );
+        api.write(
+            "audit.yaml",
+            &format!(
+                "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n\
+                 - {{level: Metadata, users: ['{DRIVER}']}}\n- {{level: None}}\n"
             ),
         );
         // It signs tokens with it that nobody asks for.
@@ -85,6 +97,8 @@ impl Api {
                 "--service-cluster-ip-range=10.96.0.0/16",
                 "--feature-gates=ClusterTrustBundle=true",
                 "--runtime-config=certificates.k8s.io/v1beta1/clustertrustbundles=true",
+                &format!("--audit-policy-file={}", api.path("audit.yaml").display()),
+                &format!("--audit-log-path={}", api.path(AUDIT_LOG).display()),
                 // Nobody makes service accounts here.
                 "--disable-admission-plugins=ServiceAccount",
             ],
@@ -106,17 +120,36 @@ impl Api {
 
     /// Starts cert-manager's controller.
     pub fn start_cert_manager(&mut self) {
-        self.spawn(
-            "cert-manager",
-            &program("controller"),
-            &[
-                &format!("--kubeconfig={}", self.path("admin").display()),
-                "--leader-elect=false",
-                "--metrics-listen-address=127.0.0.1:0",
-                "--controllers=issuers,clusterissuers,certificaterequests-approver,\
-                 certificaterequests-issuer-ca,certificaterequests-issuer-selfsigned",
-            ],
-        );
+        self.start_cert_manager_with(&[]);
+    }
+
+    /// The same with more arguments.
+    pub fn start_cert_manager_with(&mut self, more: &[&str]) {
+        let kubeconfig = format!("--kubeconfig={}", self.path("admin").display());
+        let arguments = [
+            kubeconfig.as_str(),
+            "--leader-elect=false",
+            "--metrics-listen-address=127.0.0.1:0",
+            "--controllers=issuers,clusterissuers,certificaterequests-approver,\
+             certificaterequests-issuer-ca,certificaterequests-issuer-selfsigned",
+        ];
+        self.spawn("cert-manager", &program("controller"), &[&arguments, more].concat());
+    }
+
+    /// How often the driver has done what to which kind of object, such as `create events`.
+    pub fn driver_calls(&self) -> BTreeMap<String, usize> {
+        let mut calls = BTreeMap::new();
+        let log = fs::read_to_string(self.path(AUDIT_LOG)).unwrap_or_default();
+        // The last line may not be whole yet.
+        for entry in log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+            let verb = entry["verb"].as_str().unwrap_or_default();
+            let resource = entry["objectRef"]["resource"].as_str().unwrap_or_default();
+            // A watch is there twice, when it begins and when it ends.
+            if verb != "watch" || entry["stage"] == "ResponseStarted" {
+                *calls.entry(format!("{verb} {resource}")).or_default() += 1;
+            }
+        }
+        calls
     }
 
     /// Starts the part of kube-controller-manager that signs, with a CA of its own.
@@ -273,8 +306,11 @@ impl Drop for Api {
     }
 }
 
+/// What the driver has asked of the API server.
+const AUDIT_LOG: &str = "audit";
+
 /// A program that `tests/cluster/cluster build` has built.
-fn program(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let cache = std::env::var_os("CERTMOUNT_CLUSTER_CACHE").map(PathBuf::from);
     let home = || PathBuf::from(std::env::var_os("HOME").expect("there is a home folder"));
     cache.unwrap_or_else(|| home().join(".cache/certmount-cluster")).join("bin").join(name)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use certmount::x509::{Certificate, chain_to_pem};
 use serde_json::{Value, json};
 
-use crate::server::{Ca, Call, Reply, Server};
+use super::server::{Ca, Call, Reply, Server};
 
 /// The service. Knows the application `My shop` with the template `Short lived`, and the API key
 /// `key-0`.

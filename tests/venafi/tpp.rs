@@ -10,7 +10,7 @@ use certmount::clock::{Clock, Timestamp};
 use certmount::x509::{Certificate, chain_to_pem};
 use serde_json::{Value, json};
 
-use crate::server::{Ca, Call, Reply, Server};
+use super::server::{Ca, Call, Reply, Server};
 
 /// The server. Knows the policy folder `\VED\Policy\DevOps\shop`, the access token `token-0`, and
 /// the user `certmount` with the password `sesame`, for the application `cert-manager.io`.
