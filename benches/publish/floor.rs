@@ -18,11 +18,12 @@ use certmount::x509::{
 };
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-/// How long each of `count` rounds took; the mounts are made below `root` and taken away again.
-pub(crate) fn measure(count: usize, root: &Path) -> Result<Vec<Duration>> {
+/// How long each of `count` rounds took; the mounts are made below `data` and `targets`, as the
+/// plugin's are, and taken away again.
+pub(crate) fn measure(count: usize, data: &Path, targets: &Path) -> Result<Vec<Duration>> {
     let authority = authority()?;
     let template = template()?;
-    let (volume, target) = (root.join("floor"), root.join("floor-target"));
+    let (volume, target) = (data.join("floor"), targets.join("floor"));
     let mut took = Vec::with_capacity(count);
     for _ in 0..count {
         let began = Instant::now();

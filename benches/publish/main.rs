@@ -166,7 +166,7 @@ async fn measure(program: PathBuf, sizes: &Sizes, parts: &[Part], all: bool) -> 
     let mut report = Report::start();
     binary(&program, &mut report)?;
     let stage = Stage::build(program)?;
-    let floor = floor::measure(sizes.one_by_one, stage.root())?;
+    let floor = floor::measure(sizes.one_by_one, &stage.data(), stage.root())?;
     let floor = percentile(&floor, 50);
     report.row("floor: the same work as straight calls, p50", milliseconds(floor));
     let (stage, report_to) = (&stage, &mut report);

@@ -12,7 +12,7 @@ use certmount::config::{Root, RootOptions};
 use certmount::csi::client::Kubelet;
 use certmount::csi::proto::csi::ProbeRequest;
 use certmount::x509::KeyAlgorithm;
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::time::ClockId;
 use nix::unistd::Pid;
@@ -31,7 +31,7 @@ pub(crate) const NODE: &str = "bench";
 
 /// The memory allocator of glibc gives each thread an arena of its own, up to eight for a core, as
 /// if memory cost nothing. The chart sets the same.
-const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "2");
+const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "1");
 
 /// How long the plugin may take to start or end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -77,6 +77,10 @@ impl Stage {
         let kubelet =
             Kubelet::new(directory.path().join("kubelet"), directory.path().join("csi.sock"));
         let stage = Self { directory, kubelet, program };
+        // As the chart has it: volumes below /run, which is a tmpfs, and kubelet's folder on a disk.
+        fs::create_dir(stage.data())?;
+        let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("run"), &stage.data(), Some("tmpfs"), safe, Some("mode=0750"))?;
         let options = RootOptions {
             name: ISSUER.to_owned(),
             common_name: "certmount benchmark".to_owned(),
@@ -90,6 +94,11 @@ impl Stage {
 
     pub(crate) fn root(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// The folder of the plugin's volumes.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.root().join("data")
     }
 
     /// The folder that the plugin has its issuers from.
@@ -110,7 +119,7 @@ impl Stage {
             .args(["node", "--node-id", NODE, "--endpoint"])
             .arg(format!("unix://{}", root.join("csi.sock").display()))
             .arg("--data-root")
-            .arg(root.join("data"))
+            .arg(self.data())
             .env_clear()
             .env(ARENAS.0, ARENAS.1);
         command
