@@ -21,6 +21,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 pub use status::{Phase, VolumeStatus};
 use task::{Origin, Progress, SharedTarget, VolumeTask};
@@ -67,6 +68,8 @@ struct Shared {
     ledger: trust::Ledger,
     slow_keys: task::SlowKeys,
     sharing: task::Sharing,
+    /// Volumes of an earlier process that are not taken over yet.
+    adoptions: TaskTracker,
 }
 
 #[derive(Debug, Default)]
@@ -204,7 +207,9 @@ impl Renewer {
             ledger: trust::Ledger::default(),
             slow_keys: task::SlowKeys::default(),
             sharing: task::Sharing::default(),
+            adoptions: TaskTracker::new(),
         };
+        shared.adoptions.close();
         Self { shared: Arc::new(shared) }
     }
 
@@ -212,6 +217,8 @@ impl Renewer {
     /// with those that cannot be carried on; these stay as they are until kubelet unpublishes them.
     pub async fn adopt(&self) -> Result<(usize, Vec<String>), VolumeIoError> {
         let volumes = self.shared.settings.volumes.clone();
+        // Until the last one is known, no task shall think that it knows all.
+        let _adopting = self.shared.adoptions.token();
         let mut problems = Vec::new();
         let mut adopted = 0;
         for found in blocking(move || volumes.find()).await? {
@@ -236,8 +243,9 @@ impl Renewer {
             .request(&self.shared.settings.node)
             .map_err(|error| format!("volume {}: {error}", found.record.raw().volume_id))?;
         let id = request.volume.clone();
-        let origin = Origin::Adopted { volume: found.volume, mounted: found.mounted };
-        let task = VolumeTask::spawn(&self.shared, request, found.record, origin);
+        let Found { volume, record, mounted } = found;
+        let origin = Origin::Adopted { volume, mounted, adoption: self.shared.adoptions.token() };
+        let task = VolumeTask::spawn(&self.shared, request, record, origin);
         self.shared.lock().volumes.insert(id, Slot::Live(task));
         Ok(())
     }

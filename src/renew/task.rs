@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use self::life::{Home, Life, Plan};
 pub(super) use self::sharing::{Offer, Sharing};
@@ -49,6 +50,8 @@ pub(super) enum Origin {
         volume: Volume,
         /// Whether it is on its target path.
         mounted: bool,
+        /// Dropped when it is taken over.
+        adoption: TaskTrackerToken,
     },
 }
 

@@ -106,8 +106,9 @@ impl Life {
         let mut elsewhere = self.elsewhere.clone();
         // What is at work only now and then has a place of its own only then: a node has hundreds of
         // volumes that just wait.
-        if let Some(Origin::Adopted { volume, .. }) = origin.take() {
+        if let Some(Origin::Adopted { volume, adoption, .. }) = origin.take() {
             Box::pin(self.take_over(volume)).await;
+            drop(adoption);
         }
         loop {
             let Plan { made_at, due } = self.plan;

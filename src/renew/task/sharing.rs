@@ -71,6 +71,8 @@ impl Life {
         &self,
         request: &PublishRequest,
     ) -> Option<(Arc<PrivateKey>, Issued)> {
+        // After a restart, the one to share with may be next in line to be taken over.
+        self.shared.adoptions.wait().await;
         let offers = self.shared.offers(request);
         let now = self.shared.settings.clock.now();
         let since = |leaf: &Certificate| leaf.validity().not_before;
