@@ -277,15 +277,15 @@ fn a_restart_finds_every_volume_with_its_state_and_record() {
             node.open().find().unwrap().into_iter().map(Result::unwrap).collect();
         found.sort_by_key(|found| found.record.raw().volume_id.to_owned());
         let [a, b] = found.try_into().unwrap();
-        assert!(a.record.fingerprint().same_request(&node.record("a")) && a.mounted);
-        assert!(a.record.fingerprint().same_secrets(&node.record("a")));
+        assert!(a.record.fingerprint().same_request(&node.record("a").fingerprint()) && a.mounted);
+        assert!(a.record.fingerprint().same_secrets(&node.record("a").fingerprint()));
         assert_eq!(a.volume.state().unwrap().unwrap().as_slice(), b"1");
         assert_eq!(a.volume.pending_key().unwrap().unwrap().as_slice(), b"pkcs8");
         assert_eq!(a.volume.pending_handle().unwrap().as_deref(), Some("order/1"));
         a.volume.clear_pending().unwrap();
         assert!(a.volume.pending_key().unwrap().is_none());
         assert!(a.volume.pending_handle().unwrap().is_none());
-        assert!(b.record.fingerprint().same_request(&node.record("b")) && !b.mounted);
+        assert!(b.record.fingerprint().same_request(&node.record("b").fingerprint()) && !b.mounted);
         assert!(b.volume.state().unwrap().is_none());
     });
 }

@@ -302,8 +302,10 @@ mod tests {
         let (parsed, record) = read(|_| {}).unwrap();
         assert_eq!(parsed.pod.name, "web-0");
         assert!(record.read_only());
-        assert!(record.fingerprint().same_secrets(&with("other", "thing")));
-        assert!(!record.fingerprint().same_secrets(&with("keystore", "another password")));
+        assert!(record.fingerprint().same_secrets(&with("other", "thing").fingerprint()));
+        assert!(
+            !record.fingerprint().same_secrets(&with("keystore", "another password").fingerprint())
+        );
     }
 
     #[test]

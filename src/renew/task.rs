@@ -158,16 +158,17 @@ impl VolumeTask {
             let published = target.path.clone();
             return Err(PublishError::OtherTarget { volume: request.volume, published });
         }
-        if !self.record.same_request(&record) {
+        let asked = record.fingerprint();
+        if !self.record.same_request(&asked) {
             return Err(PublishError::Incompatible(request.volume));
         }
         target.asked = Instant::now();
-        if !self.record.same_secrets(&record) {
+        if !self.record.same_secrets(&asked) {
             // A volume that is not made yet is made with the passwords it was first asked with;
             // the renewals after that use the new ones, and the next publish keeps them.
             if let Some(volume) = &target.volume {
                 volume.set_record(&record).map_err(PublishError::Volume)?;
-                self.record = record.fingerprint();
+                self.record = asked;
             }
         }
         *lock(&self.request) = Arc::new(request);

@@ -12,7 +12,7 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
-use aws_lc_rs::digest::{self, SHA256_OUTPUT_LEN};
+use aws_lc_rs::digest::SHA256_OUTPUT_LEN;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -20,6 +20,7 @@ use super::Result;
 use super::directory::Directory;
 use crate::spec::request::{NodeContext, PublishRequest, RawRequest, RequestError, Secrets};
 use crate::spec::tokens::TOKENS;
+use crate::x509::sha256;
 
 /// What is needed to carry on after a restart: the request as it came, less tokens. Passwords are
 /// kept apart from the rest, and neither is ever printed.
@@ -164,19 +165,14 @@ pub struct Fingerprint {
 impl Fingerprint {
     /// Whether both ask for the same volume in the same way, so that a second NodePublishVolume
     /// call changes nothing. A Secret's values do not count, and what kubelet did not say neither.
-    pub fn same_request(&self, other: &Record) -> bool {
-        self.request == other.fingerprint().request
+    pub fn same_request(&self, other: &Self) -> bool {
+        self.request == other.request
     }
 
     /// Whether `other` brings the same passwords.
-    pub fn same_secrets(&self, other: &Record) -> bool {
-        self.secrets == other.fingerprint().secrets
+    pub fn same_secrets(&self, other: &Self) -> bool {
+        self.secrets == other.secrets
     }
-}
-
-fn sha256(bytes: &[u8]) -> [u8; SHA256_OUTPUT_LEN] {
-    let digest = digest::digest(&digest::SHA256, bytes);
-    digest.as_ref().try_into().expect("the digest is SHA-256")
 }
 
 /// Names only: what is not known to be secret may be so all the same.
@@ -287,7 +283,7 @@ mod tests {
         assert!(Record::load(&directory).unwrap().is_none());
         record(&attributes(), secrets()).store(&directory).unwrap();
         let loaded = Record::load(&directory).unwrap().unwrap();
-        assert!(loaded.fingerprint().same_request(&record(&attributes(), secrets())));
+        assert!(loaded.fingerprint().same_request(&record(&attributes(), secrets()).fingerprint()));
         assert_eq!(loaded.raw().pod_ip, Some([10, 0, 0, 1].into()));
         assert_eq!(loaded.secrets.0["keystore-password"].as_str(), "sësame\u{1}");
         assert_eq!(
@@ -319,19 +315,19 @@ mod tests {
     fn only_what_kubelet_said_counts_for_sameness() {
         let first = record(&attributes(), secrets());
         let one = first.fingerprint();
-        assert!(one.same_request(&record(&attributes(), Secrets::default())));
+        assert!(one.same_request(&record(&attributes(), Secrets::default()).fingerprint()));
         let mut fresh_token = attributes();
         fresh_token.insert(TOKENS.to_owned(), "another".to_owned());
-        assert!(one.same_request(&record(&fresh_token, secrets())));
+        assert!(one.same_request(&record(&fresh_token, secrets()).fingerprint()));
         let mut other = attributes();
         other.insert("certmount.dev/duration".to_owned(), "1h".to_owned());
-        assert!(!one.same_request(&record(&other, secrets())));
+        assert!(!one.same_request(&record(&other, secrets()).fingerprint()));
         other = attributes();
         other.insert("certmount.dev/pkcs12-password".to_owned(), "another".to_owned());
-        assert!(!one.same_request(&record(&other, secrets())));
+        assert!(!one.same_request(&record(&other, secrets()).fingerprint()));
         let raw = RawRequest { volume_mount_group: "", ..first.raw() };
-        assert!(!one.same_request(&Record::new(raw, true, secrets())));
-        assert!(!one.same_request(&Record::new(first.raw(), false, secrets())));
+        assert!(!one.same_request(&Record::new(raw, true, secrets()).fingerprint()));
+        assert!(!one.same_request(&Record::new(first.raw(), false, secrets()).fingerprint()));
     }
 
     #[test]

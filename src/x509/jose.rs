@@ -1,12 +1,11 @@
 //! Keys as JOSE knows them: JSON Web Keys (RFC 7517) and the signatures of JWS (RFC 7515).
 
-use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use der::asn1::UintRef;
 use der::{Decode as _, Sequence};
 
-use super::{KeyAlgorithm, KeyError, PrivateKey};
+use super::{KeyAlgorithm, KeyError, PrivateKey, sha256};
 
 /// The public half of a key as a JSON Web Key.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -20,7 +19,7 @@ impl Jwk {
 
     /// Base64url of the SHA-256 thumbprint (RFC 7638 §3), which is no secret.
     pub fn thumbprint(&self) -> String {
-        URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, self.0.as_bytes()))
+        URL_SAFE_NO_PAD.encode(sha256(self.0.as_bytes()))
     }
 }
 

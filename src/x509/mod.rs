@@ -7,6 +7,7 @@
 mod bundle;
 mod certificate;
 mod chain;
+mod digest;
 mod extension;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -21,6 +22,7 @@ mod usage;
 
 pub use bundle::{Bundle, BundleError, Issued, MOST_TRUST_ANCHORS};
 pub use certificate::{Certificate, CertificateError, SignatureError, Validity};
+pub use digest::sha256;
 pub use jose::Jwk;
 pub use key::{KeyAlgorithm, KeyEncoding, KeyError, PrivateKey};
 pub use keystore::{

@@ -15,14 +15,16 @@ use super::account::Account;
 use super::answers::{AcmeAnswers, is_token};
 use super::client::Failure;
 use super::journal::Journal;
-use super::jws::{base64, sha256};
+use super::jws::base64;
 use super::poll::Poll;
 use super::protocol::{Authorization, AuthorizationStatus, Challenge, ChallengeStatus};
 use super::responder::sni_of;
 use crate::clock::Clock;
 use crate::issuer::{Dns01, IssueError, IssueErrorKind, Published};
 use crate::spec::object::acme::{Solver, SolverMethod};
-use crate::x509::{GeneralName, KeyAlgorithm, PrivateKey, Validity, acme_challenge_certificate};
+use crate::x509::{
+    GeneralName, KeyAlgorithm, PrivateKey, Validity, acme_challenge_certificate, sha256,
+};
 
 /// Proves names with the solvers of one issuer.
 #[derive(Debug)]

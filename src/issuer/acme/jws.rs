@@ -1,6 +1,6 @@
 //! Requests signed by the account's key (RFC 8555 §6.2), and what proves control of it.
 
-use aws_lc_rs::{digest, hmac};
+use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
@@ -128,12 +128,6 @@ impl Flattened {
     fn into_body(self) -> Vec<u8> {
         serde_json::to_vec(&self).expect("texts are JSON")
     }
-}
-
-/// SHA-256.
-pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let digest = digest::digest(&digest::SHA256, bytes);
-    *digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes")
 }
 
 /// Base64url without padding (RFC 7515 §2).
