@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::common::output_with;
 use crate::kubernetes::{NODE, eventually};
 use crate::pebble::server_certificate;
 
@@ -93,19 +94,13 @@ impl Bao {
     pub(crate) fn run(&self, command: &str, input: &str) -> String {
         let mut words = command.split_whitespace();
         // Flags come between the command and its arguments.
-        let mut child = Command::new("bao")
-            .args(words.by_ref())
+        let mut bao = Command::new("bao");
+        bao.args(words.by_ref())
             .env("HOME", self.folder.path())
             .env("BAO_ADDR", self.url())
             .env("BAO_TOKEN", "root")
-            .env("BAO_CACERT", self.ca_file())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
+            .env("BAO_CACERT", self.ca_file());
+        let output = output_with(&mut bao, input);
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "bao {command}: {errors}");
         String::from_utf8(output.stdout).unwrap().trim().to_owned()

@@ -1,7 +1,9 @@
 //! A pod's certificate as a stranger to certmount sees it: through OpenSSL.
 
 use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::process::Command;
+
+use crate::common::output_with;
 
 /// A leaf that verified, with its key.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -92,15 +94,7 @@ pub(crate) fn root_ca() -> (String, String) {
 ///
 /// When it fails, with what it says.
 pub(crate) fn openssl(args: &[&str], input: impl AsRef<[u8]>) -> String {
-    let mut child = Command::new("openssl")
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_ref()).unwrap();
-    let output = child.wait_with_output().unwrap();
+    let output = output_with(Command::new("openssl").args(args), input);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "openssl {args:?}: {errors}");
     String::from_utf8(output.stdout).unwrap().trim().to_owned()

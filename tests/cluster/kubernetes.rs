@@ -2,15 +2,15 @@
 
 use std::fmt::Debug;
 use std::fs::File;
-use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
 use crate::certificate::{Certificate, root_ca};
+use crate::common::output_with;
 
 /// The driver's namespace, where `tests/cluster/run` installs the chart.
 pub(crate) const DRIVER_NAMESPACE: &str = "certmount-system";
@@ -454,15 +454,8 @@ pub(crate) fn no_volumes_left() {
 
 /// Runs `tests/cluster/cluster` with `args` and something to read, whatever comes of it.
 pub(crate) fn run(args: &[&str], input: &str) -> Output {
-    let mut child = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/cluster"))
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/cluster"));
+    output_with(command.args(args), input)
 }
 
 fn succeed(args: impl Debug, output: Output) -> String {

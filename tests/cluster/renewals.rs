@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, Stream};
 
+use crate::common::https::client_config;
 use crate::kubernetes::{NODE, Namespace, VolumeOnNode, enter_network, eventually};
 
 /// What the project promises.
@@ -109,15 +109,7 @@ fn trusting(anchors: &str) -> ClientConfig {
     for anchor in CertificateDer::pem_slice_iter(anchors.as_bytes()) {
         roots.add(anchor.unwrap()).unwrap();
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    // A session that is resumed shows no certificate.
-    config.resumption = Resumption::disabled();
-    config
+    client_config(roots)
 }
 
 /// What the server that answers says it is, over a connection of its own.

@@ -64,15 +64,21 @@ impl Authority {
     pub fn client(&self, server: SocketAddr) -> Client {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from(self.0.certificate().der().to_vec())).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.resumption = Resumption::disabled();
-        Client { server, connector: TlsConnector::from(Arc::new(config)) }
+        Client { server, connector: TlsConnector::from(Arc::new(client_config(roots))) }
     }
+}
+
+/// Clients that make a whole handshake for each connection: a session that is resumed shows no
+/// certificate.
+pub fn client_config(roots: RootCertStore) -> ClientConfig {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    config
 }
 
 fn template() -> Template {

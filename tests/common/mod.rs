@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "no test file uses all of it")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod command;
 pub mod https;
 pub mod named;
 mod namespace;
@@ -10,6 +11,8 @@ mod plugin;
 mod template;
 pub mod volume;
 
+#[allow(unused_imports, reason = "no test file uses all of it")]
+pub use command::output_with;
 #[allow(unused_imports, reason = "no test file uses all of it")]
 pub use namespace::{namespaced, namespaced_async};
 #[allow(unused_imports, reason = "no test file uses all of it")]

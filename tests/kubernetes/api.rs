@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,6 +13,8 @@ use std::time::{Duration, Instant};
 use certmount::x509::{KeyAlgorithm, KeyEncoding, PrivateKey};
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::common::output_with;
 
 /// Longer than anything takes on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -214,19 +215,14 @@ impl Api {
 
     /// The same as `admin` or `driver`.
     pub fn kubectl_as(&self, who: &str, arguments: &[&str], input: &str) -> Result<String, String> {
-        let mut kubectl = Command::new(program("kubectl"))
+        let mut kubectl = Command::new(program("kubectl"));
+        kubectl
             .arg("--kubeconfig")
             .arg(self.path(who))
             .args(arguments)
             // Else it keeps what kinds there are in the home folder.
-            .env("HOME", self.folder.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        kubectl.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        let output = kubectl.wait_with_output().unwrap();
+            .env("HOME", self.folder.path());
+        let output = output_with(&mut kubectl, input);
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
     }
