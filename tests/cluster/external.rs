@@ -26,7 +26,7 @@ fn acme_proves_names_by_http_and_an_app_serves_through_its_renewals() {
     let pebble = Pebble::start(Options {
         address: NODE,
         http_port: Some(HTTP01_NODE_PORT),
-        seconds: Some(24),
+        seconds: Some(36),
         ..Options::default()
     });
     let acme = |profile: &str| {
@@ -53,7 +53,9 @@ fn acme_proves_names_by_http_and_an_app_serves_through_its_renewals() {
     });
     let name = "web.shop.example.com";
     let app = json!({"containers": [server]});
-    namespace.create_pod("web", &attributes("acme-short", name), &app).wait("Ready");
+    // Pebble advises any time until the certificate expires, and an order takes seconds.
+    let early = [attributes("acme-short", name).as_slice(), &[("renew-before", "24s")]].concat();
+    namespace.create_pod("web", &early, &app).wait("Ready");
     namespace.create(&json!({
         "apiVersion": "v1",
         "kind": "Service",
