@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use certmount::clock::Timestamp;
 use certmount::issuer::IssueErrorKind;
+use certmount::observe::IssuerStatus;
 use certmount::renew::{Outcome, Phase, Report, VolumeStatus};
 use certmount::spec::volume::{IssuerRef, PodRef, VolumeId};
 
@@ -61,7 +62,9 @@ type Known = BTreeMap<String, BTreeSet<String>>;
 
 fn metrics() -> Known {
     let started = Timestamp::from_second(0).unwrap();
-    let (registry, metrics) = certmount::observe::registry(Arc::new(|| vec![volume()]), started);
+    let volumes = Arc::new(|| vec![volume()]);
+    let (registry, metrics) =
+        certmount::observe::registry(volumes, Arc::new(|| vec![issuer()]), started);
     metrics.observe(&report(Outcome::Issued {
         renewal: true,
         took: Duration::from_millis(3),
@@ -72,6 +75,7 @@ fn metrics() -> Known {
     metrics.observe(&report(Outcome::Failed {
         renewal: true,
         kind: IssueErrorKind::Denied,
+        by_issuer: true,
         message: "not yours".to_owned(),
         retry_at: Timestamp::from_second(1_700_000_060).unwrap(),
         not_after: None,
@@ -93,6 +97,11 @@ fn metrics() -> Known {
 fn report(outcome: Outcome) -> Report {
     let VolumeStatus { volume_id, pod, issuer, .. } = volume();
     Report { volume: volume_id, pod, issuer, outcome }
+}
+
+fn issuer() -> IssuerStatus {
+    let IssuerRef { group, kind, name } = volume().issuer;
+    IssuerStatus { group, kind, namespace: None, name, ready: true, reason: None, message: None }
 }
 
 fn volume() -> VolumeStatus {

@@ -97,6 +97,54 @@ fn metrics_follow_a_volume_and_forget_it() {
 }
 
 #[test]
+fn an_issuer_is_ready_or_says_why_not() {
+    let ca = "apiVersion: certmount.dev/v1alpha1
+kind: ClusterIssuer
+metadata: {name: ca}
+spec: {ca: {secretName: root}}
+";
+    let unreachable = "apiVersion: certmount.dev/v1alpha1
+kind: ClusterIssuer
+metadata: {name: vault}
+spec: {vault: {server: 'http://127.0.0.1:9', path: pki/sign/web, auth: {tokenSecretRef: {name: token, key: token}}}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: token}
+stringData: {token: s3cret}
+";
+    namespaced_async(|| async {
+        let files = [SELF_SIGNED, ("ca.yaml", ca), ("vault.yaml", unreachable)];
+        let plugin = Plugin::with_config(&files);
+        let ready = |name: &str, value: u8| {
+            let line = format!(
+                "certmount_issuer_ready{{issuer_group=\"certmount.dev\",issuer_kind=\"ClusterIssuer\",\
+                 issuer_name=\"{name}\",issuer_namespace=\"\"}} {value}\n"
+            );
+            plugin.get("/metrics").1.contains(&line)
+        };
+        assert!(ready("self-signed", 1) && ready("ca", 0) && ready("vault", 1));
+
+        // Whether a server answers is known once somebody has asked it.
+        let volume = volume("web-0", "vault");
+        plugin.kubelet().publish(&volume).await.unwrap_err();
+        plugin.wait("the issuer is not ready", || ready("vault", 0));
+        let table = inspect(&[&"--issuers", &"--socket", &plugin.admin_socket()]);
+        for row in [
+            "ClusterIssuer/ca           no     Config",
+            "ClusterIssuer/self-signed  yes    -",
+            "ClusterIssuer/vault        no     Unavailable",
+            "\nClusterIssuer/ca: there is no Secret root",
+        ] {
+            assert!(table.contains(row), "{row} is not in\n{table}");
+        }
+        assert!(!table.contains("s3cret"), "{table}");
+        plugin.kubelet().unpublish(&volume).await.unwrap();
+        plugin.wait("nobody is left who knows", || ready("vault", 1));
+    });
+}
+
+#[test]
 fn failures_are_counted_and_shown() {
     namespaced_async(|| async {
         let plugin = Plugin::with_config(&[SELF_SIGNED]);

@@ -148,6 +148,10 @@ impl Issuer for Ca {
         Some(self.authority.trust_anchors())
     }
 
+    fn fault(&self, now: Timestamp) -> Option<String> {
+        self.life.check(now).err()
+    }
+
     fn warning(&self, now: Timestamp) -> Option<String> {
         self.life.warning(now)
     }

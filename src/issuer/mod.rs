@@ -84,6 +84,12 @@ pub trait Issuer: fmt::Debug + Send + Sync {
         Ok(None)
     }
 
+    /// Why it signs nothing at `now`, as far as is known here without asking anybody: a CA that has
+    /// expired.
+    fn fault(&self, _now: Timestamp) -> Option<String> {
+        None
+    }
+
     /// What an operator should do about this issuer, looked at `now`: a CA that expires soon.
     fn warning(&self, _now: Timestamp) -> Option<String> {
         None

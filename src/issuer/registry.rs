@@ -41,6 +41,13 @@ impl FromIterator<(IssuerKey, Entry)> for IssuerSet {
 }
 
 impl IssuerKey {
+    /// Whom `issuer` means for a pod in `namespace`.
+    pub fn meant_by(issuer: &IssuerRef, namespace: &str) -> Self {
+        let IssuerRef { group, kind, name } = issuer.clone();
+        let namespace = (kind == "Issuer").then(|| namespace.to_owned());
+        Self { group, kind, namespace, name }
+    }
+
     /// What volumes call `object`.
     pub fn of(object: &IssuerObject) -> Self {
         Self {
@@ -153,13 +160,7 @@ impl Issuers {
         if issuer.group != GROUP {
             return Some(self.foreign(issuer));
         }
-        let namespace = (issuer.kind == "Issuer").then(|| namespace.to_owned());
-        let key = IssuerKey {
-            group: issuer.group.clone(),
-            kind: issuer.kind.clone(),
-            namespace,
-            name: issuer.name.clone(),
-        };
+        let key = IssuerKey::meant_by(issuer, namespace);
         let set = self.own.borrow();
         let unread = || {
             let reason = set.unread.as_ref()?;
@@ -180,9 +181,14 @@ impl Issuers {
         Entry { policy: None, issuer }
     }
 
+    /// All that are configured, as they are now.
+    pub fn configured(&self) -> Arc<IssuerSet> {
+        Arc::clone(&self.own.borrow())
+    }
+
     /// Has every issuer give back what it holds at its CA.
     pub async fn close(&self) {
-        let set = Arc::clone(&self.own.borrow());
+        let set = self.configured();
         let issuers = set.issuers.values().filter_map(|entry| entry.issuer.as_ref().ok());
         futures_util::future::join_all(issuers.map(|issuer| issuer.close())).await;
     }

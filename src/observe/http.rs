@@ -5,6 +5,7 @@
 //! | `/healthz` | 200 while the driver's own CSI socket answers |
 //! | `/readyz` | 200 when kubelet can use the driver; 503 with the reasons as text |
 //! | `/metrics` | OpenMetrics text |
+//! | `/v1/issuers` | JSON list of [`IssuerStatus`](super::IssuerStatus), on the admin socket only |
 //! | `/v1/volumes` | JSON list of [`VolumeStatus`](crate::renew::VolumeStatus), on the admin socket only: pod and certificate names are not for everyone on the network |
 
 use std::io;
@@ -22,6 +23,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, UnixListener};
 
 use super::health::{Readiness, answers};
+use super::issuers::IssuersFn;
 use super::metrics::VolumesFn;
 
 /// What the endpoints answer from. Cheap to clone.
@@ -35,6 +37,8 @@ pub struct Endpoints {
     pub csi_socket: PathBuf,
     /// What `/v1/volumes` lists.
     pub volumes: VolumesFn,
+    /// What `/v1/issuers` lists.
+    pub issuers: IssuersFn,
 }
 
 impl Endpoints {
@@ -57,8 +61,11 @@ impl Endpoints {
     }
 
     fn admin(self) -> Router {
-        let volumes = Router::new().route("/v1/volumes", get(volumes)).with_state(self.clone());
-        self.public().merge(volumes)
+        let private = Router::new()
+            .route("/v1/issuers", get(issuers))
+            .route("/v1/volumes", get(volumes))
+            .with_state(self.clone());
+        self.public().merge(private)
     }
 }
 
@@ -101,6 +108,10 @@ async fn metrics(State(endpoints): State<Endpoints>) -> Response {
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+async fn issuers(State(endpoints): State<Endpoints>) -> Response {
+    Json((endpoints.issuers)()).into_response()
+}
+
 async fn volumes(State(endpoints): State<Endpoints>) -> Response {
     Json((endpoints.volumes)()).into_response()
 }
@@ -123,6 +134,7 @@ mod tests {
             readiness,
             csi_socket,
             volumes: Arc::new(|| vec![volume("web-0")]),
+            issuers: Arc::new(Vec::new),
         }
     }
 
@@ -162,7 +174,10 @@ mod tests {
         assert_eq!(status, StatusCode::OK);
         let listed: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(listed[0]["pod"]["name"], "web-0");
-        let (status, _) = ask(endpoints.public(), "/v1/volumes").await;
+        let (status, _) = ask(endpoints.clone().public(), "/v1/volumes").await;
+        assert_eq!(status, StatusCode::NOT_FOUND);
+        assert_eq!(ask(endpoints.clone().admin(), "/v1/issuers").await.1, "[]");
+        let (status, _) = ask(endpoints.public(), "/v1/issuers").await;
         assert_eq!(status, StatusCode::NOT_FOUND);
     }
 

@@ -1,7 +1,7 @@
 //! The metrics, in OpenMetrics text for Prometheus.
 //!
 //! What happened is counted as [`Report`]s come in. What *is* (volumes by phase, the expiry of each
-//! certificate, the process's own use of the machine) is read at each scrape, so that nothing of a
+//! certificate, the health of each issuer, the process's own use of the machine) is read at each scrape, so that nothing of a
 //! volume stays behind when it is gone.
 
 use std::collections::BTreeSet;
@@ -19,16 +19,22 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::issuers::{IssuerStatus, IssuersFn};
 use crate::clock::Timestamp;
 use crate::renew::{Outcome, Phase, Report, VolumeStatus};
 use crate::spec::volume::{IssuerRef, PodRef};
 use crate::sync::lock;
 
 /// A registry with all metrics, to be printed, and the counters in it, to be counted up.
-pub fn registry(volumes: VolumesFn, started: Timestamp) -> (Arc<Registry>, Metrics) {
+pub fn registry(
+    volumes: VolumesFn,
+    issuers: IssuersFn,
+    started: Timestamp,
+) -> (Arc<Registry>, Metrics) {
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     registry.register_collector(Box::new(VolumeCollector(volumes)));
+    registry.register_collector(Box::new(IssuerCollector(issuers)));
     registry.register_collector(Box::new(Process { started }));
     (Arc::new(registry), metrics)
 }
@@ -206,6 +212,36 @@ impl Collector for VolumeCollector {
             "When the volume's certificate is to be renewed, in seconds since 1970.",
             |volume| volume.renew_at,
         )
+    }
+}
+
+/// The issuers as they are at the moment of the scrape.
+struct IssuerCollector(IssuersFn);
+
+impl fmt::Debug for IssuerCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IssuerCollector")
+    }
+}
+
+impl Collector for IssuerCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut family = encoder.encode_descriptor(
+            "certmount_issuer_ready",
+            "Whether this node can have certificates from the issuer; certmount inspect --issuers tells why not.",
+            None,
+            MetricType::Gauge,
+        )?;
+        for IssuerStatus { group, kind, namespace, name, ready, .. } in (self.0)() {
+            let labels = [
+                ("issuer_group", group.as_str()),
+                ("issuer_kind", &kind),
+                ("issuer_name", &name),
+                ("issuer_namespace", namespace.as_deref().unwrap_or_default()),
+            ];
+            encode_gauge(&mut family, &labels, ready.into())?;
+        }
+        Ok(())
     }
 }
 

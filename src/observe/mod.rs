@@ -7,11 +7,13 @@
 mod events;
 mod health;
 mod http;
+mod issuers;
 mod metrics;
 mod report;
 
 pub use events::Events;
 pub use health::{Gate, Readiness, answers};
 pub use http::{Endpoints, bind_private};
+pub use issuers::{IssuerHealth, IssuerStatus, IssuersFn};
 pub use metrics::{Metrics, VolumesFn, registry};
 pub use report::consume;

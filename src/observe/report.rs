@@ -4,14 +4,16 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::events::Events;
+use super::issuers::IssuerHealth;
 use super::metrics::Metrics;
 use crate::renew::{Outcome, Report};
 
-/// Logs and counts each report, and tells the pod's owner of it where `events` are written, until
+/// Logs and counts each report, notes what it says of its issuer, and tells the pod's owner of it where `events` are written, until
 /// the renewer is gone or, after `stop`, none is left.
 pub async fn consume(
     mut reports: mpsc::UnboundedReceiver<Report>,
     metrics: Metrics,
+    issuers: IssuerHealth,
     events: Option<Events>,
     stop: CancellationToken,
 ) {
@@ -27,6 +29,7 @@ pub async fn consume(
         let Some(report) = report else { return };
         log(&report);
         metrics.observe(&report);
+        issuers.observe(&report);
         if let Some(events) = &events {
             events.observe(&report);
         }
@@ -58,7 +61,7 @@ fn log(report: &Report) {
             "{}",
             if *renewal { "certificate renewed" } else { "certificate issued" },
         ),
-        Outcome::Failed { renewal, kind, message, retry_at, not_after } => tell!(
+        Outcome::Failed { renewal, kind, message, retry_at, not_after, .. } => tell!(
             warn,
             reason = kind.reason(),
             error = message,

@@ -109,6 +109,8 @@ pub enum Outcome {
         renewal: bool,
         /// Whose fault it is.
         kind: IssueErrorKind,
+        /// Whether it is what the issuer answered, or that it did not.
+        by_issuer: bool,
         /// What went wrong and what to do.
         message: String,
         /// When the next attempt is made.

@@ -140,6 +140,7 @@ impl VolumeTask {
             told: Vec::new(),
             advice_due: None,
             hurries: 0,
+            answered: false,
             seen: None,
         };
         let join = tokio::spawn(life.run(origin));

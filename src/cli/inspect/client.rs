@@ -10,14 +10,25 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use crate::observe::IssuerStatus;
 use crate::renew::VolumeStatus;
 
 /// The volumes as the driver behind `socket` knows them.
 pub(super) async fn volumes(socket: &Path) -> Result<Vec<VolumeStatus>> {
+    ask(socket, "/v1/volumes").await
+}
+
+/// The issuers as the driver behind `socket` finds them.
+pub(super) async fn issuers(socket: &Path) -> Result<Vec<IssuerStatus>> {
+    ask(socket, "/v1/issuers").await
+}
+
+async fn ask<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T> {
     let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(socket, error))?;
-    let answer = tokio::time::timeout(PATIENCE, get(stream, "/v1/volumes")).await;
+    let answer = tokio::time::timeout(PATIENCE, get(stream, path)).await;
     let body = answer
         .map_err(|_| anyhow!("no answer in {PATIENCE:?}"))
         .and_then(|answer| answer)

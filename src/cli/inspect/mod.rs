@@ -15,9 +15,10 @@ use clap::ValueEnum;
 use self::certificates::FileCertificate;
 use super::text;
 use crate::clock::{Clock, Timestamp};
+use crate::observe::IssuerStatus;
 use crate::renew::{Phase, VolumeStatus};
 
-/// Show the volumes on this node: pod, issuer, names, expiry, next renewal, last error
+/// Show the volumes on this node: pod, issuer, names, expiry, next renewal, last error; or its issuers
 ///
 /// Asks the running driver over its admin socket; with --dir reads files instead, also those of a
 /// driver that is not running, or the certificates in any folder, such as /tls inside a pod.
@@ -37,6 +38,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 
+    /// Show the issuers instead: whether volumes can have certificates from them, and why not
+    #[arg(long, conflicts_with = "dir")]
+    issuers: bool,
+
     /// How to print
     #[arg(short, long, value_enum, default_value = "table", value_name = "FORMAT")]
     output: Output,
@@ -50,6 +55,7 @@ const AFTER_HELP: &str = "\
 Examples:
   certmount inspect                                   ask the driver on this node
   certmount inspect -o json | jq '.[].notAfter'       for scripts
+  certmount inspect --issuers                         whether its issuers are ready, and why not
   certmount inspect --dir /run/certmount              from files, without the driver
   kubectl exec POD -- certmount inspect --dir /tls    what a pod sees
 
@@ -57,6 +63,8 @@ JSON, one object for each volume; times are RFC 3339 in UTC, absent facts null:
   volumeId, targetPath, pod {namespace, name, uid, serviceAccount}, issuer {group, kind, name},
   phase (issuing, waiting, ready, renewal-failing, expired), names (dns:…, ip:…, uri:…, email:…),
   serialNumber (hex), notBefore, notAfter, renewAt, renewals, lastError
+With --issuers, one object for each:
+  group, kind, namespace, name, ready (true, false), reason (as in the metrics), message
 For a folder with certificates, one object for each file:
   file, certificates [{subject, issuer, names, serialNumber, notBefore, notAfter, isCa}]
 Fields may be added, and none changes its meaning.
@@ -76,6 +84,7 @@ enum Output {
 /// What there was to see.
 enum Seen {
     Volumes(Vec<VolumeStatus>),
+    Issuers(Vec<IssuerStatus>),
     Certificates(Vec<FileCertificate>),
 }
 
@@ -91,6 +100,7 @@ impl Args {
         loop {
             let seen = match &self.dir {
                 Some(dir) => offline::read(dir, clock.now())?,
+                None if self.issuers => Seen::Issuers(client::issuers(&self.socket).await?),
                 None => Seen::Volumes(client::volumes(&self.socket).await?),
             };
             let text = self.render(&seen, clock.now())?;
@@ -111,9 +121,11 @@ impl Args {
     fn render(&self, seen: &Seen, now: Timestamp) -> Result<String> {
         Ok(match (seen, self.output) {
             (Seen::Volumes(volumes), Output::Json) => self.json(volumes)?,
+            (Seen::Issuers(issuers), Output::Json) => self.json(issuers)?,
             (Seen::Certificates(files), Output::Json) => self.json(files)?,
             (Seen::Volumes(volumes), Output::Table) => volumes_table(volumes, now),
             (Seen::Volumes(volumes), Output::Wide) => volumes_wide(volumes, now),
+            (Seen::Issuers(issuers), _) => issuers_table(issuers),
             (Seen::Certificates(files), output) => {
                 certificates::table(files, output == Output::Wide, now)
             }
@@ -178,6 +190,28 @@ fn volumes_wide(volumes: &[VolumeStatus], now: Timestamp) -> String {
     }));
     text::table(&rows) + &errors(volumes)
 }
+
+fn issuers_table(issuers: &[IssuerStatus]) -> String {
+    if issuers.is_empty() {
+        return NO_ISSUERS.to_owned();
+    }
+    let name = |issuer: &IssuerStatus| match &issuer.namespace {
+        Some(namespace) => format!("{}/{namespace}/{}", issuer.kind, issuer.name),
+        None => format!("{}/{}", issuer.kind, issuer.name),
+    };
+    let mut rows = vec![["ISSUER", "READY", "REASON"].map(str::to_owned)];
+    rows.extend(issuers.iter().map(|issuer| {
+        let ready = if issuer.ready { "yes" } else { "no" };
+        [name(issuer), ready.to_owned(), issuer.reason.clone().unwrap_or_else(dash)]
+    }));
+    let messages = issuers.iter().filter_map(|issuer| {
+        let message = issuer.message.as_ref()?;
+        Some(format!("\n{}: {}\n", name(issuer), text::printable(message)))
+    });
+    text::table(&rows) + &messages.collect::<String>()
+}
+
+const NO_ISSUERS: &str = "no issuers are configured\n";
 
 const NONE: &str = "no volumes on this node\n";
 
@@ -304,7 +338,33 @@ mod tests {
     }
 
     #[test]
+    fn issuers_that_are_not_ready_tell_why() {
+        let issuer = |namespace: Option<&str>, ready: bool| IssuerStatus {
+            group: "certmount.dev".to_owned(),
+            kind: if namespace.is_some() { "Issuer" } else { "ClusterIssuer" }.to_owned(),
+            namespace: namespace.map(str::to_owned),
+            name: "ca".to_owned(),
+            ready,
+            reason: (!ready).then(|| "Config".to_owned()),
+            message: (!ready).then(|| "there is no Secret root: add it".to_owned()),
+        };
+        assert_eq!(
+            issuers_table(&[issuer(None, true), issuer(Some("shop"), false)]),
+            "ISSUER            READY  REASON\n\
+             ClusterIssuer/ca  yes    -\n\
+             Issuer/shop/ca    no     Config\n\
+             \nIssuer/shop/ca: there is no Secret root: add it\n"
+        );
+        let json = serde_json::to_value(issuer(None, true)).unwrap();
+        let documented = AFTER_HELP.split_once("With --issuers").unwrap().1;
+        for field in json.as_object().unwrap().keys() {
+            assert!(documented.contains(field.as_str()), "{field} is not documented");
+        }
+    }
+
+    #[test]
     fn an_empty_node_is_said_to_be_empty() {
         assert_eq!(volumes_table(&[], now()), NONE);
+        assert_eq!(issuers_table(&[]), NO_ISSUERS);
     }
 }

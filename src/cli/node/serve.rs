@@ -19,7 +19,9 @@ use crate::config::{self, Problem, Running, Severity};
 use crate::csi::{Endpoint, Listener, Plugin, Registration, RegistrationState};
 use crate::issuer::{AcmeAnswers, KubernetesIssuers, StateStore, Surroundings};
 use crate::kubernetes::{self, Access};
-use crate::observe::{self, Endpoints, Events, Metrics, Readiness, VolumesFn, bind_private};
+use crate::observe::{
+    self, Endpoints, Events, IssuerHealth, IssuersFn, Metrics, Readiness, VolumesFn, bind_private,
+};
 use crate::renew::{Renewer, Settings};
 use crate::spec::policy::Cluster;
 use crate::spec::request::NodeContext;
@@ -123,15 +125,21 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
 
     let asked = renewer.clone();
     let volumes: VolumesFn = Arc::new(move || asked.volumes());
-    let (registry, metrics) = observe::registry(Arc::clone(&volumes), clock.now());
+    let health = IssuerHealth::new(issuers.clone(), clock.clone());
+    let asked = health.clone();
+    let statuses: IssuersFn = Arc::new(move || asked.statuses());
+    let (registry, metrics) =
+        observe::registry(Arc::clone(&volumes), Arc::clone(&statuses), clock.now());
     let endpoints = Endpoints {
         registry,
         readiness: readiness.clone(),
         csi_socket: plan.endpoint.path().to_owned(),
         volumes,
+        issuers: statuses,
     };
     let reported_all = CancellationToken::new();
-    let reporting = observe::consume(reported, metrics.clone(), events, reported_all.clone());
+    let reporting =
+        observe::consume(reported, metrics.clone(), health, events, reported_all.clone());
     let reporting = tokio::spawn(reporting);
     let mut observers = JoinSet::new();
     observers.spawn(follow_problems(config.problems, metrics));

@@ -158,15 +158,22 @@ impl Keeper {
 
     /// What an operator should do about the intermediate.
     pub(super) fn warning(&self, now: Timestamp) -> Option<String> {
+        self.fault(now).or_else(|| {
+            let state = self.state.borrow();
+            let (current, failure) = (state.current.as_ref()?, state.failure.as_ref()?);
+            Some(format!(
+                "its intermediate CA ends at {}, and there is no next one: {}",
+                current.not_after, failure.message
+            ))
+        })
+    }
+
+    /// Why there is nothing to sign with.
+    pub(super) fn fault(&self, now: Timestamp) -> Option<String> {
         let state = self.state.borrow();
         let failure = &state.failure.as_ref()?.message;
-        Some(match state.current.as_ref().filter(|current| current.is_good(now)) {
-            Some(current) => format!(
-                "its intermediate CA ends at {}, and there is no next one: {failure}",
-                current.not_after
-            ),
-            None => format!("it has no intermediate CA to sign with: {failure}"),
-        })
+        let has_good = state.current.as_ref().is_some_and(|current| current.is_good(now));
+        (!has_good).then(|| format!("it has no intermediate CA to sign with: {failure}"))
     }
 
     /// Brings intermediates for as long as somebody looks at the issuers.

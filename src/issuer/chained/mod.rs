@@ -73,6 +73,10 @@ impl Issuer for Chained {
         self.keeper.check(issuers)
     }
 
+    fn fault(&self, now: Timestamp) -> Option<String> {
+        self.keeper.fault(now)
+    }
+
     fn warning(&self, now: Timestamp) -> Option<String> {
         self.keeper.warning(now)
     }

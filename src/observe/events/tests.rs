@@ -67,6 +67,7 @@ fn failed(kind: IssueErrorKind, message: &str, not_after: Option<i64>) -> Outcom
     Outcome::Failed {
         renewal: not_after.is_some(),
         kind,
+        by_issuer: true,
         message: message.to_owned(),
         retry_at: at(START + 60),
         not_after: not_after.map(at),

@@ -49,6 +49,7 @@ fn failed() -> Outcome {
     Outcome::Failed {
         renewal: true,
         kind: IssueErrorKind::Denied,
+        by_issuer: true,
         message: "not yours".to_owned(),
         retry_at: Timestamp::from_second(1_700_000_060).unwrap(),
         not_after: None,

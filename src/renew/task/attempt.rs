@@ -16,6 +16,7 @@ impl Life {
     /// One attempt at a certificate.
     pub(super) async fn attempt(&mut self) -> Result<(), Stopped> {
         let began = Instant::now();
+        self.answered = false;
         let request = self.request();
         let spec = &request.certificate;
         let issuer = self.issuer(&request);
@@ -55,12 +56,16 @@ impl Life {
                 let issued = tokio::select! {
                     biased;
                     () = self.cancel.cancelled() => return Err(Stopped::Cancelled),
-                    issued = issuer.issue(order) => issued?,
+                    issued = issuer.issue(order) => issued,
                 };
+                self.answered = issued.is_err();
+                let issued = issued?;
                 (volume, key, issued)
             }
         };
-        let installed = self.write(&request, issuer.as_ref(), volume, key, issued).await?;
+        let installed = self.write(&request, issuer.as_ref(), volume, key, issued).await;
+        self.answered = installed.as_ref().is_err_and(|e| e.kind == IssueErrorKind::BadResponse);
+        let installed = installed?;
         let renewal = self.progress.borrow().installed.is_some();
         let (leaf, renew_at) = (installed.leaf.clone(), installed.renew_at);
         self.install(installed, u64::from(renewal));

@@ -47,6 +47,8 @@ pub(super) struct Life {
     pub(super) advice_due: Option<Timestamp>,
     /// How often in a row the CA has wanted a certificate renewed at once.
     pub(super) hurries: u32,
+    /// Whether the last attempt ended with what the issuer answered.
+    pub(super) answered: bool,
     /// The issuer, or why there is none, as this volume last saw it.
     pub(super) seen: Option<Result<Arc<dyn Issuer>, String>>,
 }
@@ -231,6 +233,7 @@ impl Life {
             Outcome::Failed {
                 renewal: not_after.is_some(),
                 kind: error.kind,
+                by_issuer: std::mem::take(&mut self.answered),
                 message,
                 retry_at,
                 not_after,
