@@ -9,6 +9,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use certmount::csi::client::{InlineVolume, Kubelet, is_final};
@@ -183,6 +184,39 @@ spec: { selfSigned: {} }
             published = kubelet.publish(&volume).await;
         }
         assert!(published.unwrap().join("tls.crt").exists());
+    });
+}
+
+#[test]
+fn a_container_sees_updates_after_a_kubelet_has_given_its_volume_up() {
+    namespaced_async(|| async {
+        let plugin = Plugin::with_config(&[]);
+        bring_a_new_ca(&plugin);
+        plugin.wait("the issuer is there", || plugin.get("/v1/issuers").1.contains("true"));
+        let kubelet = plugin.kubelet();
+        let mut volume = InlineVolume::new("shop", "web-0", &ATTRIBUTES);
+        volume.attributes.insert("certmount.dev/issuer-name".into(), "shop".into());
+        let target = kubelet.publish(&volume).await.unwrap();
+        let container = plugin.path("container");
+        fs::create_dir(&container).unwrap();
+        mount(Some(&target), &container, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+        let before = contents(&container);
+
+        // An issuer that fails says nothing about a volume that is mounted.
+        fs::remove_file(plugin.path("config/shop-issuer.yaml")).unwrap();
+        plugin.wait("the issuer is gone", || plugin.get("/v1/issuers").1 == "[]");
+        kubelet.publish(&volume).await.unwrap();
+
+        // A kubelet before 1.36.2 removes the target after any final error, unless a mount is there.
+        volume.fs_group = Some(3000);
+        let status = kubelet.publish(&volume).await.unwrap_err();
+        assert_eq!(status.code(), Code::Internal, "{status}");
+        assert!(status.message().contains("busy"), "{status}");
+        assert_eq!(contents(&container), before);
+
+        bring_a_new_ca(&plugin);
+        plugin.wait("the container sees the new root", || contents(&container)[0] != before[0]);
+        assert_eq!(contents(&container), contents(&target));
     });
 }
 
@@ -401,6 +435,17 @@ fn a_failed_call_is_logged_without_what_the_pod_keeps_secret() {
         assert!(!log.contains(PLANTED), "{log}");
         assert!(!status.message().contains(PLANTED), "{status}");
     });
+}
+
+/// A new root for the ClusterIssuer `shop`.
+fn bring_a_new_ca(plugin: &Plugin) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut init = Command::new(env!("CARGO_BIN_EXE_certmount"));
+    let made = init.args(["ca", "init", "--name", "shop"]).arg(folder.path()).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    for file in ["shop-secret.yaml", "shop-issuer.yaml"] {
+        plugin.configure(file, &fs::read_to_string(folder.path().join(file)).unwrap());
+    }
 }
 
 async fn publish(
