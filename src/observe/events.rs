@@ -1,8 +1,10 @@
 //! Events on pods: what their owners should know of their certificates.
 //!
 //! Events are written by a task of their own, one after the other; whoever reports does not wait.
-//! While the API server is slower than the reports, or gone, events are lost: they tell nothing
-//! that the log and the metrics do not.
+//! Where many volumes are published at once they come after the certificates, which pods wait for:
+//! an Event costs the API server as much as a request for a certificate does. While the API server
+//! is gone, or the reports stay ahead, events are lost: they tell nothing that the log and the
+//! metrics do not.
 //!
 //! A failure that repeats is one Event with a count, written at most every five minutes.
 
@@ -16,20 +18,27 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::task::JoinHandle;
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
 use crate::issuer::IssueErrorKind;
 use crate::renew::{Outcome, Report};
 use crate::spec::volume::{PodRef, VolumeId};
 
-/// Takes reports and writes them as Events. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Events(mpsc::Sender<Report>);
+/// Takes reports and writes them as Events.
+#[derive(Debug)]
+pub struct Events {
+    reports: mpsc::Sender<(Timestamp, Report)>,
+    clock: Clock,
+    /// Ends the waits between Events.
+    hurry: CancellationToken,
+    writer: JoinHandle<()>,
+}
 
 impl Events {
-    /// Events that come from the driver `driver` on the node `node`; the task that writes them ends
-    /// with the last clone.
+    /// Events that come from the driver `driver` on the node `node`.
     ///
     /// # Panics
     ///
@@ -38,20 +47,35 @@ impl Events {
         let (sender, reports) = mpsc::channel(MOST_WAITING);
         let source =
             EventSource { component: Some(driver.to_owned()), host: Some(node.to_owned()) };
-        let writer = Writer { client, source, clock, told: HashMap::new() };
-        tokio::spawn(writer.write_all(reports));
-        Self(sender)
+        let mut pace = interval(PACE);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let hurry = CancellationToken::new();
+        let writer = Writer { client, source, pace, hurry: hurry.clone(), told: HashMap::new() };
+        let writer = tokio::spawn(writer.write_all(reports));
+        Self { reports: sender, clock, hurry, writer }
     }
 
     /// Has an Event written about `report` some time, unless nobody needs to know.
     pub fn observe(&self, report: &Report) {
         // Full, or the runtime shuts down.
-        let _ = self.0.try_send(report.clone());
+        let _ = self.reports.try_send((self.clock.now(), report.clone()));
+    }
+
+    /// Writes what is not written yet, as fast as the API server takes it.
+    pub async fn close(self) {
+        drop(self.reports);
+        self.hurry.cancel();
+        // A panic of the task was reported when it happened.
+        let _ = self.writer.await;
     }
 }
 
 /// One report for each of the pods that a node can have, and some more.
 const MOST_WAITING: usize = 512;
+
+/// The time between two Events. What a node writes in a burst of publishes then takes no more than
+/// a few percent of what the API server does for their certificates.
+const PACE: Duration = Duration::from_millis(50);
 
 /// How long a failure that repeats is not told again.
 const SPACING: Duration = Duration::from_secs(300);
@@ -62,7 +86,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 struct Writer {
     client: Client,
     source: EventSource,
-    clock: Clock,
+    pace: Interval,
+    hurry: CancellationToken,
     /// What the owners of volumes know that are in trouble.
     told: HashMap<VolumeId, Told>,
 }
@@ -90,13 +115,14 @@ const NORMAL: &str = "Normal";
 const WARNING: &str = "Warning";
 
 impl Writer {
-    async fn write_all(mut self, mut reports: mpsc::Receiver<Report>) {
-        while let Some(report) = reports.recv().await {
-            self.write(&report).await;
+    async fn write_all(mut self, mut reports: mpsc::Receiver<(Timestamp, Report)>) {
+        while let Some((at, report)) = reports.recv().await {
+            self.write(at, &report).await;
         }
     }
 
-    async fn write(&mut self, report: &Report) {
+    /// Tells what happened at `now`.
+    async fn write(&mut self, now: Timestamp, report: &Report) {
         let issuer = &report.issuer;
         let words = match &report.outcome {
             // Its pod is gone.
@@ -134,17 +160,16 @@ impl Writer {
                 reason: "TrustAnchorsKept",
                 message: format!("{message}; the trust anchors in the volume stay"),
             },
-            Outcome::Failed { .. } => return self.write_failure(report).await,
+            Outcome::Failed { .. } => return self.write_failure(now, report).await,
         };
-        self.create(&report.pod, words).await;
+        self.create(now, &report.pod, words).await;
     }
 
-    async fn write_failure(&mut self, report: &Report) {
+    async fn write_failure(&mut self, now: Timestamp, report: &Report) {
         let Outcome::Failed { kind, message: cause, retry_at, not_after, .. } = &report.outcome
         else {
             return;
         };
-        let now = self.clock.now();
         let told = self.told.get(&report.volume);
         let left = not_after.map(|end| Duration::try_from(end.duration_since(now)).ok());
         let left_at_first = match told {
@@ -168,12 +193,12 @@ impl Writer {
         let words = Words { severity, reason, message };
 
         let same = told.filter(|told| told.reason == reason && told.cause == *cause);
+        let same = same.map(|told| (told.name.clone(), told.count.saturating_add(1), told.at));
         let (name, count, at) = match same {
-            None => (self.create(&report.pod, words).await, 1, now),
-            Some(told) => {
-                let (name, count, at) = (told.name.clone(), told.count.saturating_add(1), told.at);
+            None => (self.create(now, &report.pod, words).await, 1, now),
+            Some((name, count, at)) => {
                 if now.duration_since(at).unsigned_abs() >= SPACING {
-                    self.repeat(&report.pod, &name, count, words).await;
+                    self.repeat(now, &report.pod, &name, count, words).await;
                     (name, count, now)
                 } else {
                     (name, count, at)
@@ -186,8 +211,7 @@ impl Writer {
     }
 
     /// Answers the Event's name.
-    async fn create(&self, pod: &PodRef, words: Words) -> String {
-        let now = self.clock.now();
+    async fn create(&mut self, now: Timestamp, pod: &PodRef, words: Words) -> String {
         // As other components name them.
         let name = format!("{}.{:x}", pod.name, now.as_nanosecond());
         let event = Event {
@@ -215,6 +239,7 @@ impl Writer {
             count: Some(1),
             ..Event::default()
         };
+        self.turn().await;
         let events = Api::<Event>::namespaced(self.client.clone(), &pod.namespace);
         let params = PostParams::default();
         let created = events.create(&params, &event);
@@ -222,16 +247,25 @@ impl Writer {
         name
     }
 
-    async fn repeat(&self, pod: &PodRef, name: &str, count: i32, words: Words) {
+    async fn repeat(&mut self, now: Timestamp, pod: &PodRef, name: &str, count: i32, words: Words) {
         let change = Patch::Merge(json!({
             "count": count,
-            "lastTimestamp": time(self.clock.now()),
+            "lastTimestamp": time(now),
             "message": fit(words.message),
         }));
+        self.turn().await;
         let events = Api::<Event>::namespaced(self.client.clone(), &pod.namespace);
         let params = PatchParams::default();
         let patched = events.patch(name, &params, &change);
         note_loss(pod, timeout(WRITE_TIMEOUT, patched).await);
+    }
+
+    /// Returns when the next Event may be written.
+    async fn turn(&mut self) {
+        tokio::select! {
+            () = self.hurry.cancelled() => {}
+            _ = self.pace.tick() => {}
+        }
     }
 }
 

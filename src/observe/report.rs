@@ -8,8 +8,9 @@ use super::issuers::IssuerHealth;
 use super::metrics::Metrics;
 use crate::renew::{Outcome, Report};
 
-/// Logs and counts each report, notes what it says of its issuer, and tells the pod's owner of it where `events` are written, until
-/// the renewer is gone or, after `stop`, none is left.
+/// Logs and counts each report, notes what it says of its issuer, and tells the pod's owner of it
+/// where `events` are written, until the renewer is gone or, after `stop`, none is left and all is
+/// written.
 pub async fn consume(
     mut reports: mpsc::UnboundedReceiver<Report>,
     metrics: Metrics,
@@ -26,13 +27,16 @@ pub async fn consume(
                 continue;
             }
         };
-        let Some(report) = report else { return };
+        let Some(report) = report else { break };
         log(&report);
         metrics.observe(&report);
         issuers.observe(&report);
         if let Some(events) = &events {
             events.observe(&report);
         }
+    }
+    if let Some(events) = events {
+        events.close().await;
     }
 }
 

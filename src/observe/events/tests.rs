@@ -38,8 +38,12 @@ impl Bench {
     /// Reports `outcome`, and waits until what there is to write is written.
     async fn report(&self, outcome: Outcome) {
         self.events.observe(&of_volume(outcome));
-        while self.events.0.capacity() < MOST_WAITING {
-            tokio::task::yield_now().await;
+        self.all_is_written().await;
+    }
+
+    async fn all_is_written(&self) {
+        while self.events.reports.capacity() < MOST_WAITING {
+            tokio::time::sleep(PACE).await;
         }
         // The last one may still be on its way.
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -189,8 +193,8 @@ async fn nobody_waits_for_an_api_server_that_does_not_answer() {
     for _ in 0..(2 * MOST_WAITING) {
         bench.events.observe(&of_volume(issued(true)));
     }
-    assert_eq!(bench.events.0.capacity(), 0);
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(bench.events.reports.capacity(), 0);
+    bench.all_is_written().await;
     bench.api.relent();
     bench.report(issued(true)).await;
     assert_eq!(bench.reasons(), ["CertificateRenewed"]);
@@ -204,4 +208,39 @@ async fn a_pod_s_owner_sees_what_the_ca_had_to_say() {
     let event = bench.written().remove(0);
     assert_eq!((&event["reason"], &event["type"]), (&"IssuerWarning".into(), &"Warning".into()));
     assert_eq!(event["message"], "ClusterIssuer ca: https://vault: TTL is longer than permitted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_many_volumes_come_one_by_one_and_say_when_it_happened() {
+    let bench = Bench::new();
+    for number in 0..60 {
+        bench.events.observe(&of_volume(Outcome::Warned { message: format!("warning {number}") }));
+        bench.pass(1);
+    }
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert_eq!(bench.written().len(), 1, "the first does not wait");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(bench.written().len(), 21);
+    bench.all_is_written().await;
+    let written = bench.written();
+    assert_eq!(written.len(), 60);
+    for (number, event) in written.iter().enumerate() {
+        let message = event["message"].as_str().unwrap();
+        assert!(message.ends_with(&format!("warning {number}")), "{message}");
+    }
+    assert_eq!(written[0]["lastTimestamp"], "2027-01-15T08:00:00Z");
+    assert_eq!(written[59]["lastTimestamp"], "2027-01-15T08:00:59Z");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_is_written_before_the_end() {
+    let bench = Bench::new();
+    for _ in 0..60 {
+        bench.events.observe(&of_volume(issued(true)));
+        bench.pass(1);
+    }
+    let began = tokio::time::Instant::now();
+    bench.events.close().await;
+    assert!(began.elapsed() < PACE, "{:?}", began.elapsed());
+    assert_eq!(bench.api.objects("events").len(), 60);
 }
