@@ -2,6 +2,7 @@
 //! API, after an approval.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,7 +10,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt as _};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::certificates;
 use super::name::{Name, forget, labels, requester_label};
@@ -81,10 +82,28 @@ pub(super) struct CertificateRequest {
     api_version: String,
     #[serde(default)]
     kind: String,
+    #[serde(deserialize_with = "metadata")]
     metadata: ObjectMeta,
     spec: Spec,
     #[serde(default, skip_serializing)]
     status: Status,
+}
+
+/// Of the metadata what is needed here. Half of each object is who owns which of its fields, and
+/// each is read several times.
+fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Metadata {
+        name: Option<String>,
+        namespace: Option<String>,
+        labels: Option<BTreeMap<String, String>>,
+        resource_version: Option<String>,
+        uid: Option<String>,
+    }
+    let Metadata { name, namespace, labels, resource_version, uid } =
+        Metadata::deserialize(deserializer)?;
+    Ok(ObjectMeta { name, namespace, labels, resource_version, uid, ..ObjectMeta::default() })
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
