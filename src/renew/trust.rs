@@ -102,6 +102,22 @@ pub(super) fn wanted(
     wanted
 }
 
+/// Why a volume cannot hold what its issuer and the other sources want trusted, if it cannot.
+pub(super) fn too_many(issuer: &[Certificate], elsewhere: &[Certificate]) -> Option<String> {
+    if issuer.len() + elsewhere.len() <= MOST_TRUST_ANCHORS {
+        return None;
+    }
+    let count = wanted(Some(issuer), Some(elsewhere), &[]).len();
+    (count > MOST_TRUST_ANCHORS).then(|| {
+        format!(
+            "there are {count} trust anchors, {} of the issuer and the others from \
+             trust-config-maps and trust-bundles, and a volume holds {MOST_TRUST_ANCHORS} at most; \
+             leave some out",
+            issuer.len()
+        )
+    })
+}
+
 /// The anchors to carry: the `current` ones, and of those `held` the ones still needed.
 pub(super) fn anchors(
     current: &[Certificate],

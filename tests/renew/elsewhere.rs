@@ -93,6 +93,37 @@ fn a_mistake_in_the_source_costs_no_trust_and_is_told_once() {
     });
 }
 
+#[test]
+fn more_than_a_volume_holds_together_with_the_issuers_is_refused_or_told() {
+    in_world(async |mut world| {
+        let now = world.clock.now();
+        let roots: Vec<_> = (0..200)
+            .map(|number| new_authority(&format!("root-{number}"), now).certificate().clone())
+            .collect();
+        world.config_map("bundle.pem", &chain_to_pem(&roots));
+        let said = "there are 201 trust anchors, 1 of the issuer and the others from";
+        let refused = world.until_refused(said).await;
+        assert!(refused.contains("a volume holds 200 at most; leave some out"), "{refused}");
+
+        world.config_map("bundle.pem", &chain_to_pem(&roots[..199]));
+        let volume = world.volume_id("web");
+        world.until(|world| world.status(&volume).phase == Phase::Ready).await;
+        world.publish("web", &ATTRIBUTES).await;
+        let trusted = world.anchors(&volume);
+        assert_eq!(trusted.len(), 200);
+        let serial = world.leaf(&volume).serial_number();
+
+        // What is there keeps what it trusts, through renewals too.
+        world.config_map("bundle.pem", &chain_to_pem(&roots));
+        world.sleep(HOUR).await;
+        assert_ne!(world.leaf(&volume).serial_number(), serial, "renewals go on");
+        assert_eq!(world.anchors(&volume), trusted);
+        let kept = world.kept();
+        assert_eq!(kept.len(), 1, "{kept:?}");
+        assert!(kept[0].contains(said), "{kept:?}");
+    });
+}
+
 impl World {
     fn config_map(&self, key: &str, text: &str) {
         let name = (Some("shop".to_owned()), "roots".to_owned());

@@ -58,12 +58,26 @@ impl Life {
     /// told of what they cannot mean.
     pub(super) async fn follow_elsewhere(&mut self) {
         if self.progress.borrow().installed.is_none() {
-            if self.awaits_trust && self.elsewhere.known().is_some() {
+            // The sources and the issuer may have named too many.
+            let wrong = matches!(
+                &self.progress.borrow().failure,
+                Some(failure) if failure.kind == IssueErrorKind::Config
+            );
+            if (self.awaits_trust || wrong) && self.elsewhere.known().is_some() {
                 self.plan = Plan::at_once(self.shared.settings.clock.now());
             }
             return;
         }
-        match self.elsewhere.problem() {
+        self.update_trust().await;
+    }
+
+    /// Tells the volume's owner, once, whom it should trust and does not.
+    fn tell_trust_problem(&mut self, installed: &Installed) {
+        let issuer = self.issuer(&self.request()).ok();
+        let issuers = issuer.as_ref().and_then(|issuer| issuer.trust_anchors());
+        let issuers = issuers.unwrap_or(&installed.own_anchors);
+        let too_many = || trust::too_many(issuers, &self.elsewhere.known()?).map(Problem::Wrong);
+        match self.elsewhere.problem().or_else(too_many) {
             Some(Problem::Wrong(message)) if self.trust_told.as_ref() != Some(&message) => {
                 self.trust_told = Some(message.clone());
                 self.shared.report(self.subject(), Outcome::TrustKept { message });
@@ -71,7 +85,6 @@ impl Life {
             Some(_) => {}
             None => self.trust_told = None,
         }
-        self.update_trust().await;
     }
 
     /// Returns when it is known whom the volume is to trust beside its issuer: a pod that starts
@@ -112,6 +125,7 @@ impl Life {
         let Home::Made(volume) = self.home.clone() else {
             return;
         };
+        self.tell_trust_problem(&installed);
         let now = self.shared.settings.clock.now();
         let settling = schedule::settling(installed.leaf.validity(), request.certificate.duration);
         let anchors = trust::anchors(
@@ -177,6 +191,11 @@ impl Life {
         let issuer = self.issuer(request).ok();
         let current =
             issuer.as_ref().map(|issuer| issuer.trust_anchors().unwrap_or(&installed.own_anchors));
-        trust::wanted(current, self.elsewhere.known().as_deref(), &installed.anchors)
+        // What does not fit is told, and changes nothing.
+        let fits = |elsewhere: &Vec<_>| {
+            trust::too_many(current.unwrap_or(&installed.own_anchors), elsewhere).is_none()
+        };
+        let elsewhere = self.elsewhere.known().filter(fits);
+        trust::wanted(current, elsewhere.as_deref(), &installed.anchors)
     }
 }

@@ -173,7 +173,7 @@ impl Life {
     ) -> Result<Installed, IssueError> {
         let current = issuer.trust_anchors().map(<[_]>::to_vec);
         let held = self.progress.borrow().installed.as_ref().map(|held| held.anchors.clone());
-        let (held, elsewhere) = (held.unwrap_or_default(), self.elsewhere.known());
+        let mut elsewhere = self.elsewhere.known();
         let (shared, request, seed) = (Arc::clone(&self.shared), Arc::clone(request), self.seed);
         blocking(move || {
             let spec = &request.certificate;
@@ -186,6 +186,15 @@ impl Life {
             let own_anchors = bundle.trust_anchors().to_vec();
             let validity = bundle.leaf().validity();
             let issuers = current.as_deref().unwrap_or(&own_anchors);
+            if let Some(message) = trust::too_many(issuers, elsewhere.as_deref().unwrap_or(&[])) {
+                // A pod that starts with less would not notice; one that has a volume keeps what it
+                // trusts, and its owner is told.
+                if held.is_none() {
+                    return Err(IssueError::new(IssueErrorKind::Config, message));
+                }
+                elsewhere = None;
+            }
+            let held = held.unwrap_or_default();
             let anchors = trust::anchors(
                 &trust::wanted(Some(issuers), elsewhere.as_deref(), &held),
                 &[&own_anchors, &held],
