@@ -30,6 +30,8 @@ pub(super) struct Assembler {
 
 /// An issuer and what it was made of.
 struct Built {
+    /// The object's.
+    uid: Option<String>,
     method: IssuerMethod,
     /// Of its materials.
     fingerprint: [u8; 32],
@@ -75,7 +77,9 @@ impl Assembler {
         let mut set = IssuerSet::default();
         for (key, placed) in &objects.issuers {
             let spec = &placed.object.spec;
-            let before = before.remove(key).filter(|before| before.method == spec.method);
+            let same =
+                |before: &Built| before.uid == placed.object.uid && before.method == spec.method;
+            let before = before.remove(key).filter(same);
             let (built, said) = self.build(placed.object, before, &objects);
             let upstream = objects.upstream_problem(placed.object);
             let said = said.into_iter().chain(upstream);
@@ -124,7 +128,7 @@ impl Assembler {
             }
             Err(reason) => Some((Severity::Error, reason.clone())),
         };
-        (Built { method, fingerprint, issuer }, said)
+        (Built { uid: object.uid.clone(), method, fingerprint, issuer }, said)
     }
 
     /// The Secrets and files that an issuer names.

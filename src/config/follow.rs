@@ -116,6 +116,7 @@ pub(super) fn make_known(
 /// Whether volumes would see no difference.
 fn same(before: &IssuerSet, after: &IssuerSet) -> bool {
     before.unread == after.unread
+        && before.is_partial == after.is_partial
         && before.issuers.len() == after.issuers.len()
         && before
             .issuers

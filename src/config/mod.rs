@@ -155,8 +155,10 @@ impl Source {
             place: Some((file, document.line)),
             object: &document.object,
         });
-        let (issuers, mut problems) = self.assembler.assemble(objects);
+        let (mut issuers, mut problems) = self.assembler.assemble(objects);
+        let of_folder = problems.len();
         problems.extend(self.folder.problems());
+        issuers.is_partial = problems.len() > of_folder;
         problems.sort();
         (issuers, problems)
     }

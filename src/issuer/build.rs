@@ -114,7 +114,8 @@ pub fn build(
         IssuerMethod::Chained(spec) => {
             let (key, node_name) = (IssuerKey::of(object), &surroundings.node_name);
             spec.names_on(node_name).map_err(BuildError::Unfit)?;
-            Ok(Arc::new(Chained::new(key, spec.clone(), node_name, clock)))
+            let uid = object.uid.as_deref();
+            Ok(Arc::new(Chained::new(key, uid, spec.clone(), node_name, clock)))
         }
         IssuerMethod::SelfSigned(spec) => {
             let information = AuthorityInformation {

@@ -67,6 +67,12 @@ pub trait Issuer: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// The names under which it keeps something with [`Issuers::keep`]. They are of this issuer
+    /// alone, and of how it signs now: what no issuer names is removed.
+    fn keeps(&self) -> &[String] {
+        &[]
+    }
+
     /// Gives back what it holds at the CA, such as a session, before the process ends.
     async fn close(&self) {}
 
@@ -230,6 +236,10 @@ pub trait StateStore: fmt::Debug + Send + Sync {
     fn load(&self, name: &str) -> std::io::Result<Option<Zeroizing<Vec<u8>>>>;
     /// Keeps `bytes` under `name`, a plain file name.
     fn store(&self, name: &str, bytes: &[u8]) -> std::io::Result<()>;
+    /// All names under which something was stored.
+    fn names(&self) -> std::io::Result<Vec<String>>;
+    /// Removes what was stored under `name`.
+    fn remove(&self, name: &str) -> std::io::Result<()>;
 }
 
 /// `template` with the usages that cert-manager gives where none are asked for.

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::io;
+use std::sync::{Arc, Mutex, Weak};
 
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 use super::{Issuer, KubernetesIssuers, StateStore};
 use crate::spec::object::{GROUP, IssuerObject};
 use crate::spec::policy::NamePolicy;
 use crate::spec::volume::IssuerRef;
+use crate::sync::lock;
 
 /// Who an [`IssuerRef`] means: namespaced issuers serve their own namespace only.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -36,7 +39,7 @@ impl WeakIssuers {
 
 impl FromIterator<(IssuerKey, Entry)> for IssuerSet {
     fn from_iter<I: IntoIterator<Item = (IssuerKey, Entry)>>(issuers: I) -> Self {
-        Self { issuers: issuers.into_iter().collect(), unread: None }
+        Self { issuers: issuers.into_iter().collect(), ..Self::default() }
     }
 }
 
@@ -87,6 +90,16 @@ pub struct IssuerSet {
     pub issuers: BTreeMap<IssuerKey, Entry>,
     /// Why there may be more, which could not be read yet.
     pub unread: Option<String>,
+    /// Whether something was passed over that cannot be read: it may be one more.
+    pub is_partial: bool,
+}
+
+impl IssuerSet {
+    /// Whether one of the issuers keeps something under `name`.
+    fn keeps(&self, name: &str) -> bool {
+        let mut issuers = self.issuers.values().filter_map(|entry| entry.issuer.as_ref().ok());
+        issuers.any(|issuer| issuer.keeps().iter().any(|kept| kept == name))
+    }
 }
 
 /// The current [`IssuerSet`], shared between its one writer (config) and its readers, and the way
@@ -107,6 +120,8 @@ struct Shared {
     own: watch::Receiver<Arc<IssuerSet>>,
     foreign: Option<Arc<KubernetesIssuers>>,
     state: Option<Arc<dyn StateStore>>,
+    /// Held while what is kept there changes.
+    keeping: Mutex<()>,
 }
 
 impl Issuers {
@@ -135,12 +150,51 @@ impl Issuers {
         foreign: Option<Arc<KubernetesIssuers>>,
         state: Option<Arc<dyn StateStore>>,
     ) -> Self {
-        Self { shared: Arc::new(Shared { own: own.clone(), foreign, state }), own }
+        let keeping = Mutex::default();
+        Self { shared: Arc::new(Shared { own: own.clone(), foreign, state, keeping }), own }
     }
 
-    /// Where issuers keep what must survive a restart, if there is such a place.
-    pub fn state(&self) -> Option<Arc<dyn StateStore>> {
-        self.shared.state.clone()
+    /// What an issuer has kept under `name`, if there is a place for what must survive a restart.
+    ///
+    /// # Errors
+    ///
+    /// When it is there but cannot be read.
+    pub fn kept(&self, name: &str) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+        self.shared.state.as_ref().map_or(Ok(None), |state| state.load(name))
+    }
+
+    /// Keeps `bytes` under one of the names in [`Issuer::keeps`], where there is a place for it.
+    ///
+    /// # Errors
+    ///
+    /// When that fails, and when the issuer is not one of them any more: nobody would remove it.
+    pub fn keep(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let Some(state) = &self.shared.state else { return Ok(()) };
+        let _turn = lock(&self.shared.keeping);
+        if !self.own.borrow().keeps(name) {
+            return Err(io::Error::other("the issuer is not there any more"));
+        }
+        state.store(name, bytes)
+    }
+
+    /// Removes what issuers have kept that are there no more, or sign in another way now. What
+    /// cannot be read counts as there.
+    ///
+    /// # Errors
+    ///
+    /// When something cannot be removed.
+    pub fn tidy(&self) -> io::Result<()> {
+        let Some(state) = &self.shared.state else { return Ok(()) };
+        let _turn = lock(&self.shared.keeping);
+        let set = Arc::clone(&self.own.borrow());
+        if set.unread.is_some() || set.is_partial {
+            return Ok(());
+        }
+        state
+            .names()?
+            .iter()
+            .filter(|name| !set.keeps(name))
+            .try_for_each(|name| state.remove(name))
     }
 
     /// The same to keep in an issuer, which is one of them.

@@ -64,6 +64,8 @@ pub struct IssuerObject {
     pub namespace: Option<String>,
     /// The name that volumes use.
     pub name: String,
+    /// What tells it from another of its name in a cluster, before or after it.
+    pub uid: Option<String>,
     /// What it is.
     pub spec: IssuerSpec,
 }
@@ -204,6 +206,7 @@ impl IssuerObject {
         kind: IssuerKind,
         namespace: Option<String>,
         name: String,
+        uid: Option<String>,
         spec: IssuerSpec,
     ) -> Result<Self, String> {
         let from_files =
@@ -220,7 +223,7 @@ impl IssuerObject {
                 Err("ca.files is for a ClusterIssuer only: use ca.secretName".to_owned())
             }
             _ => {
-                let object = Self { kind, namespace, name, spec };
+                let object = Self { kind, namespace, name, uid, spec };
                 object.check_upstream().map(|()| object)
             }
         }

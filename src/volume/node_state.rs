@@ -68,6 +68,29 @@ impl NodeState {
         }
         Directory::open(&directory)?.replace(OsStr::new(name), bytes)
     }
+
+    /// Under which names something is stored.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be read.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let directory = lock(&self.directory);
+        if !is_mounted(&directory)? {
+            return Ok(Vec::new());
+        }
+        let names = Directory::open(&directory)?.names()?;
+        Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
+    }
+
+    /// Removes what is stored under `name`.
+    ///
+    /// # Errors
+    ///
+    /// When it is not there, or stays.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        Directory::open(&lock(&self.directory))?.remove(OsStr::new(name))
+    }
 }
 
 fn is_mounted(directory: &Path) -> Result<bool> {

@@ -17,7 +17,8 @@ use crate::clock::Clock;
 use crate::config::kubernetes::Scope;
 use crate::config::{self, Problem, Running, Severity};
 use crate::csi::{Endpoint, Listener, Plugin, Registration, RegistrationState};
-use crate::issuer::{AcmeAnswers, KubernetesIssuers, StateStore, Surroundings};
+use crate::error::with_causes;
+use crate::issuer::{AcmeAnswers, Issuers, KubernetesIssuers, StateStore, Surroundings};
 use crate::kubernetes::{self, Access};
 use crate::observe::{
     self, Endpoints, Events, IssuerHealth, IssuersFn, Metrics, Readiness, VolumesFn, bind_private,
@@ -143,6 +144,7 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
     let reporting = tokio::spawn(reporting);
     let mut observers = JoinSet::new();
     observers.spawn(follow_problems(config.problems, metrics));
+    observers.spawn(tidy(issuers.clone()));
     serve_observers(&mut observers, endpoints, plan.metrics_addr, &plan.admin_socket).await?;
     if let Some(address) = plan.acme_http01_address {
         let listener = listen(address, "HTTP-01 challenges").await?;
@@ -212,6 +214,14 @@ impl StateStore for Kept {
     fn store(&self, name: &str, bytes: &[u8]) -> std::io::Result<()> {
         self.0.store(name, bytes).map_err(std::io::Error::other)
     }
+
+    fn names(&self) -> std::io::Result<Vec<String>> {
+        self.0.names().map_err(std::io::Error::other)
+    }
+
+    fn remove(&self, name: &str) -> std::io::Result<()> {
+        self.0.remove(name).map_err(std::io::Error::other)
+    }
 }
 
 /// An API server that works answers within this; one that does not must not hold up unpublishes.
@@ -274,6 +284,17 @@ async fn adopt(renewer: &Renewer) -> Result<()> {
         info!(volumes, took_ms = began.elapsed().as_millis(), "volumes taken over");
     }
     Ok(())
+}
+
+/// Removes the keys of issuers that are gone.
+async fn tidy(mut issuers: Issuers) {
+    loop {
+        if let Err(error) = issuers.tidy() {
+            let error = with_causes(&error);
+            warn!(error, "keys of issuers that are gone cannot be removed from the node's tmpfs");
+        }
+        issuers.changed().await;
+    }
 }
 
 /// Keeps the number of configuration problems in the metrics, and logs each that is new.

@@ -278,7 +278,8 @@ impl Source {
         let (set, mut problems) = self.assembler.assemble(objects);
         problems.extend(self.problems());
         problems.sort();
-        (IssuerSet { unread: self.unread(), ..set }, problems)
+        let is_partial = self.issuers.values().any(|held| held.object.is_none());
+        (IssuerSet { unread: self.unread(), is_partial, ..set }, problems)
     }
 
     fn problems(&self) -> impl Iterator<Item = Problem> {

@@ -17,7 +17,7 @@ use crate::clock::{Clock, Timestamp, between};
 use crate::error::with_causes;
 use crate::issuer::{
     Entry, HandleInMemory, HandleStore, IssueError, IssueErrorKind, Issuer, IssuerKey, Issuers,
-    Order, Requester, StateStore, Warnings, WeakIssuers,
+    Order, Requester, Warnings, WeakIssuers,
 };
 use crate::spec::object::{ChainedSpec, GROUP};
 use crate::spec::request::CertificateSpec;
@@ -36,6 +36,8 @@ pub(super) struct Keeper {
     /// What is asked of the upstream.
     wanted: CertificateSpec,
     spec: ChainedSpec,
+    /// Under which names an intermediate and an order are kept.
+    kept: [String; 2],
     clock: Clock,
     state: watch::Sender<State>,
     /// The intermediate at hand is used for the first time.
@@ -68,9 +70,10 @@ struct Attempt {
 
 /// The upstream's handle on an order, kept with the key that the order is for. Prints nothing of it.
 struct KeptHandle {
-    /// Where it is kept, and as what; `None` where nothing outlives the process.
-    store: Option<(Arc<dyn StateStore>, String)>,
-    /// What stands before it there: whom it is for, and the key.
+    /// Where it is kept, and as what.
+    store: WeakIssuers,
+    name: String,
+    /// What stands before it there: the key.
     head: Zeroizing<Vec<u8>>,
     handle: HandleInMemory,
 }
@@ -87,7 +90,15 @@ const SPREAD_DIVISOR: u32 = 20;
 
 impl Keeper {
     /// The names of the intermediate itself are for who built the spec to check.
-    pub(super) fn new(issuer: IssuerKey, spec: ChainedSpec, node_name: &str, clock: Clock) -> Self {
+    pub(super) fn new(
+        issuer: IssuerKey,
+        uid: Option<&str>,
+        spec: ChainedSpec,
+        node_name: &str,
+        clock: Clock,
+    ) -> Self {
+        let identity = hash(&format!("{issuer} {uid:?} {spec:?} {node_name}"));
+        let kept = ["intermediate", "order"].map(|what| format!("{what}-{identity}"));
         let names = spec.names_on(node_name).unwrap_or_default();
         let wanted = CertificateSpec {
             issuer: spec.upstream.clone(),
@@ -115,6 +126,7 @@ impl Keeper {
             node_name: node_name.to_owned(),
             wanted,
             spec,
+            kept,
             clock,
             state: watch::Sender::default(),
             first_use: Notify::new(),
@@ -201,7 +213,7 @@ impl Keeper {
                 match asked {
                     Ok((intermediate, bundle)) => {
                         // Without it the next process asks for one of its own.
-                        let _ = self.keep(&bundle, &issuers);
+                        let _ = issuers.keep(&self.kept[0], &bundle.to_state());
                         if let Some(attempt) = &attempt {
                             attempt.handle.forget();
                         }
@@ -228,9 +240,7 @@ impl Keeper {
 
     /// The intermediate of an earlier process, if it is still what the spec asks for.
     fn restore(&self, issuers: &Issuers) -> Option<Intermediate> {
-        let kept = issuers.state()?.load(&self.name_of_state()).ok()??;
-        let bundle =
-            Bundle::from_state(kept.strip_prefix(self.head_of_state().as_bytes())?).ok()?;
+        let bundle = Bundle::from_state(&issuers.kept(&self.kept[0]).ok()??).ok()?;
         let chain = std::iter::once(bundle.leaf()).chain(bundle.intermediates()).cloned().collect();
         let issued = Issued { chain, trust_anchors: bundle.trust_anchors().to_vec() };
         let key = Arc::clone(bundle.key());
@@ -239,28 +249,8 @@ impl Keeper {
         Some(made.0).filter(|intermediate| intermediate.is_good(self.clock.now()))
     }
 
-    /// Keeps an intermediate for the next process.
-    fn keep(&self, bundle: &Bundle, issuers: &Issuers) -> std::io::Result<()> {
-        let Some(store) = issuers.state() else { return Ok(()) };
-        let (head, state) = (self.head_of_state(), bundle.to_state());
-        // Sized beforehand: a buffer that grows leaves copies of the key behind.
-        let mut kept = Zeroizing::new(Vec::with_capacity(head.len() + state.len()));
-        kept.extend_from_slice(head.as_bytes());
-        kept.extend_from_slice(&state);
-        store.store(&self.name_of_state(), &kept)
-    }
-
-    fn name_of_state(&self) -> String {
-        format!("intermediate-{}", hash(&self.issuer.to_string()))
-    }
-
-    fn name_of_order(&self) -> String {
-        format!("order-{}", hash(&self.issuer.to_string()))
-    }
-
-    /// Tells what was kept for another spec.
-    fn head_of_state(&self) -> String {
-        format!("# spec {}\n", hash(&format!("{:?} {}", self.spec, self.node_name)))
+    pub(super) fn keeps(&self) -> &[String] {
+        &self.kept
     }
 
     /// Returns when the next intermediate is to be asked for: in time before the end of the one
@@ -366,15 +356,14 @@ impl Keeper {
 
     /// The key and the order of an earlier process, or a new key; and the request for it.
     async fn attempt(&self, issuers: &Issuers) -> Result<Attempt, IssueError> {
-        let store = issuers.state().map(|store| (store, self.name_of_order()));
-        let left = store.as_ref().and_then(|(store, name)| self.left_order(store.as_ref(), name));
-        let (key, handle) = match left {
+        let (key, handle) = match self.left_order(issuers) {
             Some((key, handle)) => (key, Some(handle)),
             None => (self.new_key().await?, None),
         };
         let handle = KeptHandle {
-            store,
-            head: self.head_of_order(&key),
+            store: issuers.downgrade(),
+            name: self.kept[1].clone(),
+            head: head_of_order(&key),
             handle: HandleInMemory(Mutex::new(handle)),
         };
         let key = Arc::new(key);
@@ -394,22 +383,9 @@ impl Keeper {
         made.map_err(|error| node(error.into()))?.map_err(|error: KeyError| node(error.into()))
     }
 
-    /// What stands before the handle of an order: what it is for, and its key.
-    fn head_of_order(&self, key: &PrivateKey) -> Zeroizing<Vec<u8>> {
-        let pem = key.to_pem(KeyEncoding::Pkcs8).expect("every key has a PKCS#8 form");
-        let head = self.head_of_state();
-        let mut kept =
-            Zeroizing::new(Vec::with_capacity(head.len() + pem.len() + END_OF_KEY.len()));
-        for part in [head.as_bytes(), pem.as_bytes(), END_OF_KEY] {
-            kept.extend_from_slice(part);
-        }
-        kept
-    }
-
     /// The key and the handle of an order that an earlier process did not come to the end of.
-    fn left_order(&self, store: &dyn StateStore, name: &str) -> Option<(PrivateKey, String)> {
-        let kept = store.load(name).ok()??;
-        let rest = kept.strip_prefix(self.head_of_state().as_bytes())?;
+    fn left_order(&self, issuers: &Issuers) -> Option<(PrivateKey, String)> {
+        let rest = issuers.kept(&self.kept[1]).ok()??;
         let end = rest.windows(END_OF_KEY.len()).position(|window| window == END_OF_KEY)?;
         let key = PrivateKey::from_pem(&rest[..end]).ok()?;
         let handle = std::str::from_utf8(&rest[end + END_OF_KEY.len()..]).ok()?;
@@ -474,6 +450,16 @@ impl Keeper {
     }
 }
 
+/// What stands before the handle of an order: its key.
+fn head_of_order(key: &PrivateKey) -> Zeroizing<Vec<u8>> {
+    let pem = key.to_pem(KeyEncoding::Pkcs8).expect("every key has a PKCS#8 form");
+    // Sized beforehand: a buffer that grows leaves copies of the key behind.
+    let mut kept = Zeroizing::new(Vec::with_capacity(pem.len() + END_OF_KEY.len()));
+    kept.extend_from_slice(pem.as_bytes());
+    kept.extend_from_slice(END_OF_KEY);
+    kept
+}
+
 /// Parts the key of an order from its handle.
 const END_OF_KEY: &[u8] = b"# handle\n";
 
@@ -484,11 +470,11 @@ impl HandleStore for KeptHandle {
 
     fn save(&self, handle: &str) -> std::io::Result<()> {
         self.handle.save(handle)?;
-        let Some((store, name)) = &self.store else { return Ok(()) };
+        let Some(issuers) = self.store.upgrade() else { return Ok(()) };
         let mut kept = Zeroizing::new(Vec::with_capacity(self.head.len() + handle.len()));
         kept.extend_from_slice(&self.head);
         kept.extend_from_slice(handle.as_bytes());
-        store.store(name, &kept)
+        issuers.keep(&self.name, &kept)
     }
 }
 
@@ -501,10 +487,10 @@ impl fmt::Debug for KeptHandle {
 impl KeptHandle {
     /// There is no order any more.
     fn forget(&self) {
-        if let (Some((store, name)), Some(_)) = (&self.store, self.load()) {
+        if let (Some(issuers), Some(_)) = (self.store.upgrade(), self.load()) {
             // What stays is for a key that has its certificate: the next process orders with it
             // once more, which does no harm.
-            let _ = store.store(name, b"");
+            let _ = issuers.keep(&self.name, b"");
         }
     }
 }

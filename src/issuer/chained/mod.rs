@@ -10,7 +10,8 @@
 //! - What it signs ends before it does, holds only names that its name constraints allow, and is
 //!   never a CA.
 //! - Its key is in memory and on a tmpfs, so that a new process goes on with it, and never on a disk;
-//!   so is that of an order under way.
+//!   so is that of an order under way. Both go with the issuer's object, and with what its spec says:
+//!   another issuer of the same name has nothing of them.
 //!   What an old one signed stays good to its end: a chain is whole in each volume.
 
 mod intermediate;
@@ -39,10 +40,16 @@ pub struct Chained {
 }
 
 impl Chained {
-    /// The issuer `key` of the node `node_name`, at the times of `clock`. Asks for nothing before
-    /// the first order.
-    pub fn new(key: IssuerKey, spec: ChainedSpec, node_name: &str, clock: &Clock) -> Self {
-        let keeper = Keeper::new(key, spec, node_name, clock.clone());
+    /// The issuer `key`, whose object has that `uid`, of the node `node_name`, at the times of
+    /// `clock`. Asks for nothing before the first order.
+    pub fn new(
+        key: IssuerKey,
+        uid: Option<&str>,
+        spec: ChainedSpec,
+        node_name: &str,
+        clock: &Clock,
+    ) -> Self {
+        let keeper = Keeper::new(key, uid, spec, node_name, clock.clone());
         Self { keeper: Arc::new(keeper), task: Mutex::default() }
     }
 
@@ -75,6 +82,10 @@ impl Issuer for Chained {
 
     fn fault(&self, now: Timestamp) -> Option<String> {
         self.keeper.fault(now)
+    }
+
+    fn keeps(&self) -> &[String] {
+        self.keeper.keeps()
     }
 
     fn warning(&self, now: Timestamp) -> Option<String> {

@@ -135,29 +135,41 @@ impl World {
     fn of(issuer: &IssuerObject, policy: &str) -> Self {
         let clock = clock();
         let upstream = Upstream::new(&clock);
-        let IssuerMethod::Chained(spec) = issuer.spec.method.clone() else { panic!("{issuer}") };
-        let chained = Chained::new(IssuerKey::of(issuer), spec, "node-1", &clock);
-        let chained = Arc::new(chained);
+        let (key, chained) = (IssuerKey::of(issuer), chained(issuer, None, &clock));
         let policed =
             object("ClusterIssuer", "root", &format!("{{selfSigned: {{}}, policy: {policy}}}"));
         let policy = Some(policed.spec.policy.clone());
         let entry = Entry { policy, issuer: Ok(Arc::clone(&upstream) as _) };
-        let set: IssuerSet = [(IssuerKey::of(&policed), entry)].into_iter().collect();
+        let own = Entry { policy: None, issuer: Ok(Arc::clone(&chained) as _) };
+        let set = [(IssuerKey::of(&policed), entry), (key, own)].into_iter().collect();
         let (set, issuers) = Issuers::channel(set);
         Self { clock, upstream, chained, set, issuers }
     }
 
     /// The same in a new process of the driver, with another spec.
-    fn restarted(mut self, spec: &str) -> Self {
+    fn restarted(self, spec: &str) -> Self {
+        self.replaced(spec, None)
+    }
+
+    /// The same with another object of that name.
+    fn replaced(mut self, spec: &str, uid: Option<&str>) -> Self {
         let issuer = object("ClusterIssuer", "mesh", &format!("{{chained: {{{spec}}}}}"));
-        let IssuerMethod::Chained(spec) = issuer.spec.method.clone() else { panic!("{issuer}") };
-        self.chained = Arc::new(Chained::new(IssuerKey::of(&issuer), spec, "node-1", &self.clock));
+        self.chained = chained(&issuer, uid, &self.clock);
+        let own = Entry { policy: None, issuer: Ok(Arc::clone(&self.chained) as _) };
+        self.set.send_modify(|set| {
+            Arc::make_mut(set).issuers.insert(IssuerKey::of(&issuer), own);
+        });
         self
     }
 
     async fn order(&self, name: &str) -> Result<Bundle, IssueError> {
         order(&*self.chained, &self.issuers, &self.clock, &asking_for(name)).await
     }
+}
+
+fn chained(issuer: &IssuerObject, uid: Option<&str>, clock: &Clock) -> Arc<Chained> {
+    let IssuerMethod::Chained(spec) = issuer.spec.method.clone() else { panic!("{issuer}") };
+    Arc::new(Chained::new(IssuerKey::of(issuer), uid, spec, "node-1", clock))
 }
 
 fn object(kind: &str, name: &str, spec: &str) -> IssuerObject {
@@ -371,10 +383,9 @@ async fn cas_are_refused_so_that_chained_issuers_never_wait_for_each_other() {
     assert_eq!(asked.unwrap_err().kind, IssueErrorKind::Denied);
 
     let other = object("ClusterIssuer", "other", "{chained: {issuerRef: {name: mesh}}}");
-    let IssuerMethod::Chained(spec) = other.spec.method.clone() else { panic!("{other}") };
-    let chained = Chained::new(IssuerKey::of(&other), spec, "node-1", &world.clock);
+    let chained = chained(&other, None, &world.clock);
     world.set.send_modify(|set| {
-        let entry = Entry { policy: None, issuer: Ok(Arc::new(chained)) };
+        let entry = Entry { policy: None, issuer: Ok(chained) };
         Arc::make_mut(set).issuers.insert(IssuerKey::of(&other), entry);
     });
     let error = world.order("web.shop.svc").await.unwrap_err();
@@ -457,6 +468,15 @@ impl StateStore for Memory {
 
     fn store(&self, name: &str, bytes: &[u8]) -> std::io::Result<()> {
         self.0.lock().unwrap().insert(name.to_owned(), bytes.to_vec());
+        Ok(())
+    }
+
+    fn names(&self) -> std::io::Result<Vec<String>> {
+        Ok(self.0.lock().unwrap().keys().cloned().collect())
+    }
+
+    fn remove(&self, name: &str) -> std::io::Result<()> {
+        self.0.lock().unwrap().remove(name);
         Ok(())
     }
 }
@@ -576,4 +596,42 @@ async fn a_new_process_with_another_spec_asks_again() {
     world = world.restarted("issuerRef: {name: root}");
     world.order("web.example.com").await.unwrap();
     assert_eq!(world.upstream.asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_issuer_kept_goes_with_its_object() {
+    let mut world = World::new(MESH);
+    let memory = Arc::new(Memory::default());
+    world.issuers = world.issuers.with_state(Arc::clone(&memory) as Arc<dyn StateStore>);
+    let first = intermediate(&world.order("web.shop.svc").await.unwrap()).clone();
+    world.issuers.tidy().unwrap();
+    assert_eq!(memory.names().unwrap().len(), 1);
+
+    // Another object of that name, of whom only the uid is another.
+    world = world.replaced(MESH, Some("uid-2"));
+    let second = intermediate(&world.order("web.shop.svc").await.unwrap()).clone();
+    assert_ne!(first.public_key_info(), second.public_key_info());
+    assert_eq!(memory.names().unwrap().len(), 2);
+    world.issuers.tidy().unwrap();
+    assert_eq!(memory.names().unwrap().len(), 1);
+    world = world.replaced(MESH, Some("uid-2"));
+    assert_eq!(*intermediate(&world.order("web.shop.svc").await.unwrap()), second);
+
+    // What cannot be read may be an issuer that is there.
+    let mesh = IssuerKey::of(&object("ClusterIssuer", "mesh", "{selfSigned: {}}"));
+    world.set.send_modify(|set| {
+        let set = Arc::make_mut(set);
+        set.issuers.remove(&mesh);
+        set.is_partial = true;
+    });
+    world.issuers.tidy().unwrap();
+    assert_eq!(memory.names().unwrap().len(), 1);
+    world.set.send_modify(|set| Arc::make_mut(set).is_partial = false);
+    world.issuers.tidy().unwrap();
+    assert_eq!(memory.names().unwrap(), [""; 0]);
+
+    // Whoever holds it still signs to the end of the call, and leaves nothing behind.
+    tokio::time::sleep(40 * HOUR).await;
+    world.order("web.shop.svc").await.unwrap();
+    assert_eq!(memory.names().unwrap(), [""; 0]);
 }

@@ -56,7 +56,7 @@ pub fn parse(text: &str) -> Vec<Result<Document, DocumentError>> {
 fn read_object(document: &str, first_line: u64) -> Result<Object, DocumentError> {
     let wrong = |error: YamlError| DocumentError::new(&error, first_line);
     let document = Node::parse(document).map_err(wrong)?;
-    let Header { api_version, kind, metadata: Metadata { name, namespace } } =
+    let Header { api_version, kind, metadata: Metadata { name, namespace, uid } } =
         document.read().map_err(wrong)?;
     let known = match (api_version.as_str(), kind.as_str()) {
         (API_VERSION, "ClusterIssuer") => Kind::Issuer(IssuerKind::ClusterIssuer),
@@ -89,7 +89,7 @@ fn read_object(document: &str, first_line: u64) -> Result<Object, DocumentError>
     match known {
         Kind::Issuer(kind) => {
             let IssuerDocument { spec, .. } = document.read().map_err(|e| wrong(e).of(&object))?;
-            let issuer = IssuerObject::new(kind, namespace, name, spec)
+            let issuer = IssuerObject::new(kind, namespace, name, uid, spec)
                 .map_err(|message| DocumentError::at(first_line, message).of(&object))?;
             Ok(Object::Issuer(Box::new(issuer)))
         }
@@ -148,6 +148,7 @@ struct Metadata {
     #[serde(default)]
     name: String,
     namespace: Option<String>,
+    uid: Option<String>,
 }
 
 #[derive(Deserialize)]
