@@ -49,6 +49,7 @@ pub mod clock;
 pub mod error;
 pub mod kubernetes;
 mod sync;
+mod trace;
 
 pub mod x509;
 

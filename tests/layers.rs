@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The parts, lowest first. One part may import those on lines above its own, and no others.
 const LAYERS: [&[&str]; 8] = [
-    &["clock", "error", "sync"],
+    &["clock", "error", "sync", "trace"],
     &["kubernetes"],
     &["x509"],
     &["spec"],

@@ -14,6 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry};
 
 use crate::error::with_causes;
+use crate::observe::TraceLayer;
 
 /// How to log; a part of every command that keeps running.
 #[derive(Clone, Debug, clap::Args)]
@@ -48,6 +49,11 @@ enum LogFormat {
 impl LogArgs {
     /// Starts logging, panics included. Does nothing where logging has been started before.
     pub(super) fn start(&self) {
+        self.start_with(None);
+    }
+
+    /// The same with what takes traces down.
+    pub(super) fn start_with(&self, traces: Option<TraceLayer>) {
         let layer: Box<dyn Layer<Registry> + Send + Sync> = match self.log_format {
             LogFormat::Text => tracing_subscriber::fmt::layer()
                 .with_writer(io::stderr)
@@ -61,7 +67,11 @@ impl LogArgs {
         };
         let subscriber =
             tracing_subscriber::registry().with(layer.with_filter(self.log_level.0.clone()));
-        if subscriber.try_init().is_ok() {
+        let started = match traces {
+            Some(traces) => subscriber.with(traces.with_filter(TraceLayer::filter())).try_init(),
+            None => subscriber.try_init(),
+        };
+        if started.is_ok() {
             std::panic::set_hook(Box::new(log_panic));
         }
     }

@@ -10,6 +10,8 @@ use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span, trace_span};
 
 use super::proto::csi::node_server::Node;
 use super::proto::csi::node_service_capability::{Rpc, Type, rpc};
@@ -20,6 +22,7 @@ use crate::kubernetes::Access;
 use crate::renew::Renewer;
 use crate::spec::request::{NodeContext, PublishRequest};
 use crate::spec::volume::{PodRef, VolumeId};
+use crate::trace::TARGET;
 use crate::volume::Record;
 
 /// The Node service.
@@ -38,7 +41,8 @@ impl NodeService {
         request: NodePublishVolumeRequest,
         deadline: Instant,
     ) -> Result<(), Status> {
-        let (request, record) = self.read(request).await?;
+        let reading = self.read(request).instrument(trace_span!(target: TARGET, "parse"));
+        let (request, record) = reading.await?;
         let (volume, pod) = (request.volume.clone(), name_of(&request.pod));
         let warnings = request.warnings.clone();
         let publication = self
@@ -141,9 +145,14 @@ impl Node for NodeService {
         request: Request<NodePublishVolumeRequest>,
     ) -> Result<Response<NodePublishVolumeResponse>, Status> {
         let deadline = deadline::of(request.metadata());
+        let span = span_of(&request);
         let request = request.into_inner();
         let call = Call::new("NodePublishVolume", &request.volume_id, named_pod(&request));
-        call.answer(self.publish(request, deadline).await.map(|()| Default::default()))
+        let answer = self.publish(request, deadline).instrument(span.clone()).await;
+        if let Err(status) = &answer {
+            span.record("error", status.message());
+        }
+        call.answer(answer.map(|()| Default::default()))
     }
 
     async fn node_unpublish_volume(
@@ -186,6 +195,23 @@ impl Node for NodeService {
             ..Default::default()
         }))
     }
+}
+
+/// The span of a publish, below that of kubelet where it has one.
+fn span_of(request: &Request<NodePublishVolumeRequest>) -> Span {
+    let (metadata, publish) = (request.metadata(), request.get_ref());
+    let said = |key: &str| publish.volume_context.get(key).map(String::as_str);
+    trace_span!(
+        target: TARGET,
+        "csi.v1.Node/NodePublishVolume",
+        otel.kind = "server",
+        traceparent = metadata.get("traceparent").and_then(|value| value.to_str().ok()),
+        rpc.system = "grpc",
+        csi.volume.id = publish.volume_id.as_str(),
+        k8s.namespace.name = said("csi.storage.k8s.io/pod.namespace"),
+        k8s.pod.name = said("csi.storage.k8s.io/pod.name"),
+        error = Empty,
+    )
 }
 
 /// One call, for the log.

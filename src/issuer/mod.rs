@@ -36,6 +36,7 @@ pub use kubernetes::KubernetesIssuers;
 pub use registry::{Entry, IssuerKey, IssuerSet, Issuers, WeakIssuers};
 pub use self_signed::SelfSigned;
 pub use web::WebError;
+pub(crate) use web::{Reach, Web, WebOptions};
 
 use crate::clock::Timestamp;
 use crate::spec::request::CertificateSpec;

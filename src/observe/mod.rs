@@ -1,5 +1,5 @@
-//! What people and machines see of a running driver: metrics, health, logs, events on pods, the
-//! admin socket.
+//! What people and machines see of a running driver: metrics, health, logs, events on pods,
+//! traces, the admin socket.
 //!
 //! Everything here is fed from above: lower layers send [`Report`](crate::renew::Report)s and know
 //! nothing of who listens. Nothing here ever holds a secret, because nothing here is given one.
@@ -10,6 +10,7 @@ mod http;
 mod issuers;
 mod metrics;
 mod report;
+mod traces;
 
 pub use events::Events;
 pub use health::{Gate, Readiness, answers};
@@ -17,3 +18,4 @@ pub use http::{Endpoints, bind_private};
 pub use issuers::{IssuerHealth, IssuerStatus, IssuersFn};
 pub use metrics::{Metrics, VolumesFn, registry};
 pub use report::consume;
+pub use traces::{Exporter, Sampler, TraceLayer, TraceOptions, pipeline};

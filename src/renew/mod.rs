@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::trace_span;
 
 pub use status::{Phase, VolumeStatus};
 use task::{Origin, Progress, SharedTarget, VolumeTask};
@@ -34,6 +35,7 @@ use crate::spec::policy::PolicyDenied;
 use crate::spec::request::{CertificateSpec, NodeContext, PublishRequest};
 use crate::spec::volume::{IssuerRef, PodRef, TargetPath, VolumeId};
 use crate::sync::{can_block_in_place, lock};
+use crate::trace::TARGET;
 use crate::volume::{Found, Record, VolumeIoError, Volumes};
 use crate::x509::GeneralName;
 
@@ -399,7 +401,7 @@ impl Publication {
             Ok(progress) => progress.publishable()?,
             Err(_) => return Err(task::ended()),
         }
-        lock(&self.target).mount()
+        trace_span!(target: TARGET, "mount").in_scope(|| lock(&self.target).mount())
     }
 }
 
@@ -416,6 +418,7 @@ impl Shared {
     /// Refuses what the issuer's policy denies before anything is made. An issuer that is not
     /// there yet refuses nothing: the volume's task waits for it.
     fn check_policy(&self, request: &PublishRequest) -> Result<(), PolicyDenied> {
+        let _policy = trace_span!(target: TARGET, "policy").entered();
         match self.settings.issuers.get(&request.certificate.issuer, &request.pod.namespace) {
             Some(Entry { policy: Some(policy), .. }) => {
                 policy.check(&request.pod, request.pod_ip, &request.certificate)

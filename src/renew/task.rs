@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::Span;
 
 use self::life::{Home, Life, Plan};
 pub(super) use self::sharing::{Offer, Sharing};
@@ -141,6 +142,7 @@ impl VolumeTask {
             advice_due: None,
             hurries: 0,
             answered: false,
+            publish: Span::current(),
             seen: None,
         };
         let join = tokio::spawn(life.run(origin));

@@ -1,6 +1,7 @@
 //! `certmount node`: the driver itself, from its flags to its end.
 
 mod serve;
+mod traces;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -13,11 +14,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use self::serve::{Plan, Source};
+use self::traces::TraceArgs;
 use super::cluster::ClusterArgs;
 use super::logging::LogArgs;
 use super::{namespace, startup};
+use crate::clock::Clock;
 use crate::config::kubernetes::Scope;
 use crate::csi::{self, Endpoint, Registration};
+use crate::observe::{self, Exporter, TraceLayer};
 use crate::spec::request::NodeContext;
 
 /// Run the driver on this node: serve kubelet, issue certificates and renew them
@@ -110,6 +114,9 @@ pub(super) struct Args {
 
     #[command(flatten)]
     observe: ObserveArgs,
+
+    #[command(flatten)]
+    traces: TraceArgs,
 
     #[command(flatten)]
     logs: LogArgs,
@@ -275,13 +282,24 @@ Exit codes: 0 stopped by a signal; 1 it could not start or something failed; 2 c
 impl Args {
     pub(super) fn run(self) -> Result<ExitCode> {
         let logs = self.logs.clone();
-        logs.start();
-        logs.end(self.serve())
+        let (layer, exporter) = match self.tracing() {
+            Ok(ends) => ends.map_or((None, Ok(None)), |(layer, end)| (Some(layer), Ok(Some(end)))),
+            Err(error) => (None, Err(error)),
+        };
+        logs.start_with(layer);
+        logs.end(exporter.and_then(|exporter| self.serve(exporter)))
     }
 
-    fn serve(self) -> Result<ExitCode> {
+    /// What takes traces down and what sends them, if anything is to.
+    fn tracing(&self) -> Result<Option<(TraceLayer, Exporter)>> {
+        let node = self.node_id.as_deref().or(self.csi_node_id.as_deref()).unwrap_or_default();
+        let options = self.traces.clone().options(node)?;
+        Ok(options.map(|options| observe::pipeline(options, Clock::system())))
+    }
+
+    fn serve(self, exporter: Option<Exporter>) -> Result<ExitCode> {
         let parent = self.end_with.map(Pid::from_raw);
-        let plan = self.plan()?;
+        let plan = Plan { exporter, ..self.plan()? };
         if let Some(parent) = parent {
             namespace::die_with_parent()?;
             ensure!(getppid() == parent, "process {parent}, which to end with, has ended");
@@ -312,6 +330,7 @@ impl Args {
             kubelet:
                 KubeletArgs { plugin_registration_dir, kubelet_registration_path, startup_taint },
             observe: ObserveArgs { metrics_addr, admin_socket },
+            traces: _,
             logs: _,
         } = self;
         let endpoint = endpoint.or(csi_endpoint).context("give --endpoint")?;
@@ -339,6 +358,7 @@ impl Args {
             registration,
             startup_taint,
             metrics_addr,
+            exporter: None,
             admin_socket,
         })
     }

@@ -21,7 +21,8 @@ use crate::error::with_causes;
 use crate::issuer::{AcmeAnswers, Issuers, KubernetesIssuers, StateStore, Surroundings};
 use crate::kubernetes::{self, Access};
 use crate::observe::{
-    self, Endpoints, Events, IssuerHealth, IssuersFn, Metrics, Readiness, VolumesFn, bind_private,
+    self, Endpoints, Events, Exporter, IssuerHealth, IssuersFn, Metrics, Readiness, VolumesFn,
+    bind_private,
 };
 use crate::renew::{Renewer, Settings};
 use crate::spec::policy::Cluster;
@@ -44,6 +45,8 @@ pub(super) struct Plan {
     /// The key of the taint that the node has until kubelet knows the driver.
     pub(super) startup_taint: Option<String>,
     pub(super) metrics_addr: Option<SocketAddr>,
+    /// What sends traces, where somebody collects them.
+    pub(super) exporter: Option<Exporter>,
     pub(super) admin_socket: PathBuf,
 }
 
@@ -138,6 +141,8 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
         volumes,
         issuers: statuses,
     };
+    let traced_all = CancellationToken::new();
+    let tracing = plan.exporter.map(|exporter| tokio::spawn(exporter.run(traced_all.clone())));
     let reported_all = CancellationToken::new();
     let reporting =
         observe::consume(reported, metrics.clone(), health, events, reported_all.clone());
@@ -193,6 +198,10 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
         issuers.close().await;
         reported_all.cancel();
         let _ = reporting.await;
+        traced_all.cancel();
+        if let Some(tracing) = tracing {
+            let _ = tracing.await;
+        }
     };
     // The observers answer to the end, so that probes see what happens.
     if tokio::time::timeout(DRAIN, in_order).await.is_err() {

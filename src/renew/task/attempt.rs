@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use tracing::field::Empty;
+use tracing::{Instrument as _, trace_span};
 
 use super::Installed;
 use super::life::{Life, Stopped};
 use crate::issuer::{HandleStore, IssueError, IssueErrorKind, Issuer, Order, Requester, Warnings};
 use crate::renew::{Outcome, blocking, schedule, trust};
 use crate::spec::request::{CertificateSpec, PublishRequest};
+use crate::trace::TARGET;
 use crate::volume::{Volume, VolumeIoError};
 use crate::x509::{Bundle, CertificationRequest, Issued, KeyError, PrivateKey};
 
@@ -38,7 +41,9 @@ impl Life {
                 (volume, key, issued)
             }
             None => {
-                let (volume, key, csr) = self.prepare(&request).await?;
+                let preparing = self.prepare(&request);
+                let (volume, key, csr) =
+                    preparing.instrument(trace_span!(target: TARGET, "key")).await?;
                 let handle = PendingHandle(volume.clone());
                 let previous = self.progress.borrow().installed.as_ref().map(|it| it.leaf.clone());
                 let order = Order {
@@ -53,17 +58,22 @@ impl Life {
                     handle: &handle,
                     issuers: &self.shared.settings.issuers,
                 };
+                let span = trace_span!(target: TARGET, "sign", error = Empty);
                 let issued = tokio::select! {
                     biased;
                     () = self.cancel.cancelled() => return Err(Stopped::Cancelled),
-                    issued = issuer.issue(order) => issued,
+                    issued = issuer.issue(order).instrument(span.clone()) => issued,
                 };
+                if let Err(error) = &issued {
+                    span.record("error", error.message.as_str());
+                }
                 self.answered = issued.is_err();
                 let issued = issued?;
                 (volume, key, issued)
             }
         };
-        let installed = self.write(&request, issuer.as_ref(), volume, key, issued).await;
+        let writing = self.write(&request, issuer.as_ref(), volume, key, issued);
+        let installed = writing.instrument(trace_span!(target: TARGET, "write")).await;
         self.answered = installed.as_ref().is_err_and(|e| e.kind == IssueErrorKind::BadResponse);
         let installed = installed?;
         let renewal = self.progress.borrow().installed.is_some();

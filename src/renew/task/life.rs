@@ -6,6 +6,8 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span, trace_span};
 
 use super::{Installed, Origin, Progress, SharedRequest, SharedTarget, abandoned};
 use crate::anchors::Anchors;
@@ -17,6 +19,7 @@ use crate::renew::schedule::Seed;
 use crate::renew::{NotReady, Outcome, Shared, Subject, blocking};
 use crate::spec::request::PublishRequest;
 use crate::sync::lock;
+use crate::trace::TARGET;
 use crate::volume::{Record, Volume, VolumeIoError, Volumes};
 use crate::x509::Bundle;
 
@@ -47,6 +50,8 @@ pub(super) struct Life {
     pub(super) advice_due: Option<Timestamp>,
     /// How often in a row the CA has wanted a certificate renewed at once.
     pub(super) hurries: u32,
+    /// The publish that the first attempt is for.
+    pub(super) publish: Span,
     /// Whether the last attempt ended with what the issuer answered.
     pub(super) answered: bool,
     /// The issuer, or why there is none, as this volume last saw it.
@@ -146,12 +151,35 @@ impl Life {
                     return;
                 }
             }
-            match Box::pin(self.attempt()).await {
+            let span = self.span();
+            match Box::pin(self.attempt().instrument(span.clone())).await {
                 Ok(()) => {}
                 Err(Stopped::Cancelled) => return,
-                Err(Stopped::Failed(error)) => self.retry_after(&error),
+                Err(Stopped::Failed(error)) => {
+                    span.record("error", error.message.as_str());
+                    self.retry_after(&error);
+                }
             }
         }
+    }
+
+    /// The span of an attempt: below the publish that waits for the first one, or a trace of its own.
+    fn span(&mut self) -> Span {
+        let publish = std::mem::replace(&mut self.publish, Span::none());
+        let request = self.request();
+        trace_span!(
+            target: TARGET,
+            parent: publish.id(),
+            "issue",
+            csi.volume.id = request.volume.as_str(),
+            k8s.namespace.name = request.pod.namespace.as_str(),
+            k8s.pod.name = request.pod.name.as_str(),
+            certmount.issuer.group = request.certificate.issuer.group.as_str(),
+            certmount.issuer.kind = request.certificate.issuer.kind.as_str(),
+            certmount.issuer.name = request.certificate.issuer.name.as_str(),
+            certmount.renewal = self.progress.borrow().installed.is_some(),
+            error = Empty,
+        )
     }
 
     /// Takes over what an earlier process left.
