@@ -144,6 +144,10 @@ impl Issuer for Ca {
         Ok(Issued { chain, trust_anchors: self.authority.trust_anchors().to_vec() })
     }
 
+    fn answers_at_once(&self) -> bool {
+        true
+    }
+
     fn trust_anchors(&self) -> Option<&[Certificate]> {
         Some(self.authority.trust_anchors())
     }

@@ -60,6 +60,12 @@ pub trait Issuer: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Whether it signs here and now, so that of an order that was cut off nothing is under way
+    /// anywhere.
+    fn answers_at_once(&self) -> bool {
+        false
+    }
+
     /// Asks the CA whether it would sign for us, without having it sign anything. What is here on
     /// the node answers at once.
     ///

@@ -559,6 +559,18 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     finished(tokio::task::spawn_blocking(work)).await
 }
 
+/// [`blocking`], but right here what is `brief`, less than half a millisecond: to give this thread's
+/// other tasks to another one, and to go on without them, takes more wake-ups than that is worth.
+async fn brief_or_blocking<T: Send + 'static>(
+    brief: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    match brief {
+        true => work(),
+        false => blocking(work).await,
+    }
+}
+
 /// What a task of ours comes to; its panic goes on here.
 async fn finished<T>(task: JoinHandle<T>) -> T {
     match task.await {

@@ -114,6 +114,11 @@ impl FileLayout {
         self.files.iter().map(|(name, _)| name)
     }
 
+    /// Whether [`FileLayout::render`] takes milliseconds, as what is under a password does.
+    pub fn takes_long(&self) -> bool {
+        self.files.iter().any(|(_, content)| content.has_password())
+    }
+
     /// Writes `bundle` in every form asked for.
     ///
     /// # Errors
@@ -131,6 +136,26 @@ impl FileLayout {
 }
 
 impl FileContent {
+    fn has_password(&self) -> bool {
+        match self {
+            Self::EncryptedPrivateKey(_)
+            | Self::JksKeystore { .. }
+            | Self::JksTruststore { .. }
+            | Self::Pkcs12Keystore { .. }
+            | Self::Pkcs12Truststore { .. } => true,
+            Self::CertificateChain
+            | Self::CertificateChainThenKey(_)
+            | Self::CertificateDer
+            | Self::FullChain
+            | Self::Intermediates
+            | Self::KeyThenCertificateChain(_)
+            | Self::Leaf
+            | Self::PrivateKey(_)
+            | Self::PrivateKeyDer(_)
+            | Self::TrustAnchors => false,
+        }
+    }
+
     fn render(&self, bundle: &Bundle) -> Result<Zeroizing<Vec<u8>>, FormError> {
         let key = bundle.key();
         let bytes = match self {

@@ -9,7 +9,7 @@ use tracing::{Instrument as _, trace_span};
 use super::Installed;
 use super::life::{Life, Stopped};
 use crate::issuer::{HandleStore, IssueError, IssueErrorKind, Issuer, Order, Requester, Warnings};
-use crate::renew::{Outcome, blocking, schedule, trust};
+use crate::renew::{Outcome, blocking, brief_or_blocking, schedule, trust};
 use crate::spec::request::{CertificateSpec, PublishRequest};
 use crate::trace::TARGET;
 use crate::volume::{Volume, VolumeIoError};
@@ -41,7 +41,7 @@ impl Life {
                 (volume, key, issued)
             }
             None => {
-                let preparing = self.prepare(&request);
+                let preparing = self.prepare(&request, issuer.answers_at_once());
                 let (volume, key, csr) =
                     preparing.instrument(trace_span!(target: TARGET, "key")).await?;
                 let handle = PendingHandle(volume.clone());
@@ -129,13 +129,16 @@ impl Life {
         Ok(volume)
     }
 
-    /// The volume, made if need be, the key to have signed, and the request for it.
+    /// The volume, made if need be, the key to have signed, and the request for it. The key is kept
+    /// for the next process to go on with, unless there is nothing to go on with where the issuer
+    /// answers `at_once` and a new key is made as fast as one is kept.
     async fn prepare(
         &mut self,
         request: &Arc<PublishRequest>,
+        at_once: bool,
     ) -> Result<(Volume, Arc<PrivateKey>, CertificationRequest), Stopped> {
         let algorithm = request.certificate.key_algorithm;
-        let made = blocking({
+        let made = brief_or_blocking(!algorithm.is_slow(), {
             let (home, request) = (self.home.clone(), Arc::clone(request));
             let volumes = self.shared.settings.volumes.clone();
             move || {
@@ -143,7 +146,9 @@ impl Life {
                 let key = match key_there(&volume, &request.certificate) {
                     Ok(None) if !algorithm.is_slow() => {
                         PrivateKey::generate(algorithm).map_err(no_key).and_then(|key| {
-                            keep(&volume, &key)?;
+                            if !at_once {
+                                keep(&volume, &key)?;
+                            }
                             Ok(Some(key))
                         })
                     }
@@ -185,7 +190,8 @@ impl Life {
         let held = self.progress.borrow().installed.as_ref().map(|held| held.anchors.clone());
         let mut elsewhere = self.elsewhere.known();
         let (shared, request, seed) = (Arc::clone(&self.shared), Arc::clone(request), self.seed);
-        blocking(move || {
+        let brief = !key.algorithm().is_slow() && !request.files.takes_long();
+        brief_or_blocking(brief, move || {
             let spec = &request.certificate;
             let now = shared.settings.clock.now();
             let bundle =

@@ -16,7 +16,7 @@ use crate::error::with_causes;
 use crate::issuer::{IssueError, IssueErrorKind, Issuer};
 use crate::renew::backoff::{self, Stake};
 use crate::renew::schedule::Seed;
-use crate::renew::{NotReady, Outcome, Shared, Subject, blocking};
+use crate::renew::{NotReady, Outcome, Shared, Subject, brief_or_blocking};
 use crate::spec::request::PublishRequest;
 use crate::sync::lock;
 use crate::trace::TARGET;
@@ -186,7 +186,9 @@ impl Life {
     async fn take_over(&mut self, volume: Volume) {
         self.set_volume(volume.clone());
         let (request, seed) = (self.request(), self.seed);
-        let found = blocking(move || {
+        // An RSA key is checked when it is read, which takes long.
+        let brief = !request.certificate.key_algorithm.is_slow();
+        let found = brief_or_blocking(brief, move || {
             let state = volume.state()?.and_then(|state| Bundle::from_state(&state).ok());
             let pending = volume.pending_key()?.is_some();
             Ok::<_, VolumeIoError>((
