@@ -195,10 +195,11 @@ pub(super) async fn serve(plan: Plan, shutdown: CancellationToken) -> Result<()>
     let in_order = async {
         renewer.drain().await;
         while parts.join_next().await.is_some() {}
+        // Beside the rest, whose servers may be slow.
+        traced_all.cancel();
         issuers.close().await;
         reported_all.cancel();
         let _ = reporting.await;
-        traced_all.cancel();
         if let Some(tracing) = tracing {
             let _ = tracing.await;
         }
