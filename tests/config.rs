@@ -34,7 +34,16 @@ fn folder() -> TempDir {
 }
 
 fn load(dir: &Path) -> Loaded {
-    config::load(dir, &Cluster::default(), &Clock::from_fn(now)).unwrap()
+    load_at(dir, &Clock::from_fn(now))
+}
+
+/// In a thread of its own, since some tests are in a runtime already.
+fn load_at(dir: &Path, clock: &Clock) -> Loaded {
+    let load = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(config::load(dir, &Cluster::default(), clock, None)).unwrap()
+    };
+    std::thread::scope(|scope| scope.spawn(load).join().unwrap())
 }
 
 fn self_signed(name: &str) -> String {
@@ -458,7 +467,7 @@ fn a_ca_near_its_end_is_warned_about() {
     let dir = folder();
     let options = |duration| {
         root(duration).write(dir.path(), true).unwrap();
-        config::load(dir.path(), &Cluster::default(), &Clock::from_fn(|| now() + 80 * DAY)).unwrap()
+        load_at(dir.path(), &Clock::from_fn(|| now() + 80 * DAY))
     };
     let loaded = options(90 * DAY);
     assert_eq!(loaded.problems[0].severity, Severity::Warning);

@@ -28,7 +28,7 @@ mod follow;
 pub mod kubernetes;
 mod root;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -43,7 +43,8 @@ use self::folder::Folder;
 use crate::anchors::{AnchorSources, ConfigMaps};
 use crate::clock::Clock;
 use crate::issuer::{IssuerKey, IssuerSet, Issuers, Surroundings};
-use crate::spec::object::{ConfigMapObject, Object};
+use crate::kubernetes::{Access, read_secret};
+use crate::spec::object::{ConfigMapObject, Document, Object, SecretObject};
 use crate::spec::policy::Cluster;
 
 /// A folder, read once.
@@ -101,15 +102,39 @@ pub enum Severity {
     Warning,
 }
 
-/// Reads the folder `dir`. A folder that cannot be read is a problem of an empty one.
+/// Reads the folder `dir` for a driver in the cluster of `access`: the Secrets that its issuers name
+/// and that are not in the folder are those of the cluster. A folder that cannot be read is a problem
+/// of an empty one.
+///
+/// Without `access` nothing is asked of any cluster, and it is a warning that an issuer would.
 ///
 /// # Errors
 ///
 /// Only when `dir` is no path: when it is empty.
-pub fn load(dir: &Path, cluster: &Cluster, clock: &Clock) -> io::Result<Loaded> {
-    let surroundings = Surroundings::new(clock.clone(), &cluster.node_name);
+///
+/// # Panics
+///
+/// Outside of a tokio runtime.
+pub async fn load(
+    dir: &Path,
+    cluster: &Cluster,
+    clock: &Clock,
+    access: Option<Access>,
+) -> io::Result<Loaded> {
+    let nowhere = || Access::nowhere("without --kubeconfig there is no way to it");
+    let surroundings = Surroundings {
+        access: Some(access.clone().unwrap_or_else(nowhere)),
+        ..Surroundings::new(clock.clone(), &cluster.node_name)
+    };
     let mut source = Source::open(dir, cluster.clone(), surroundings)?;
-    let (issuers, problems) = source.refresh();
+    source.folder.refresh();
+    let (elsewhere, mut said) = match &access {
+        Some(access) => source.secrets_elsewhere(access).await,
+        None => (Vec::new(), source.unasked()),
+    };
+    let (issuers, mut problems) = source.assemble(&elsewhere);
+    problems.append(&mut said);
+    problems.sort();
     Ok(Loaded { issuers, places: source.places(), problems })
 }
 
@@ -151,16 +176,80 @@ impl Source {
     /// Reads what has changed, and answers what is in force now and what is wrong.
     fn refresh(&mut self) -> (IssuerSet, Vec<Problem>) {
         self.folder.refresh();
+        self.assemble(&[])
+    }
+
+    /// What the folder held when it was last read is put together, with `others` behind it.
+    fn assemble(&mut self, others: &[Object]) -> (IssuerSet, Vec<Problem>) {
         let objects = self.folder.documents().map(|(file, document)| Placed {
             place: Some((file, document.line)),
             object: &document.object,
         });
-        let (mut issuers, mut problems) = self.assembler.assemble(objects);
+        let others = others.iter().map(|object| Placed { place: None, object });
+        let (mut issuers, mut problems) = self.assembler.assemble(objects.chain(others));
         let of_folder = problems.len();
         problems.extend(self.folder.problems());
         issuers.is_partial = problems.len() > of_folder;
         problems.sort();
         (issuers, problems)
+    }
+
+    /// The Secrets of the cluster that issuers name and that are not in the folder, and what could
+    /// not be read.
+    async fn secrets_elsewhere(&self, access: &Access) -> (Vec<Object>, Vec<Problem>) {
+        let (mut secrets, mut problems) = (Vec::new(), Vec::new());
+        for (namespace, name) in self.missing_secrets() {
+            let home = namespace.as_deref().unwrap_or(&access.namespace);
+            match read_secret(access, home, &name).await {
+                Ok(Some(values)) => {
+                    secrets.push(Object::Secret(SecretObject::new(namespace, name, values)));
+                }
+                Ok(None) => {}
+                Err(message) => {
+                    let severity = Severity::Error;
+                    problems.push(Problem { place: None, object: None, severity, message });
+                }
+            }
+        }
+        (secrets, problems)
+    }
+
+    /// That issuers need a Kubernetes API that is not asked.
+    fn unasked(&self) -> Vec<Problem> {
+        let problem = |(file, document): (&Path, &Document)| {
+            let Object::Issuer(issuer) = &document.object else { return None };
+            let field = issuer.spec.method.needs_kubernetes()?;
+            Some(Problem {
+                place: Some(Place { file: file.to_owned(), line: document.line, column: 1 }),
+                object: Some(issuer.to_string()),
+                severity: Severity::Warning,
+                message: format!(
+                    "{field} takes the Kubernetes API, which a driver with a --config-dir is without"
+                ),
+            })
+        };
+        self.folder.documents().filter_map(problem).collect()
+    }
+
+    /// The Secrets that issuers name and that are not in the folder, with the namespace of the
+    /// `Issuer`.
+    fn missing_secrets(&self) -> BTreeSet<(Option<String>, String)> {
+        let objects = || self.folder.documents().map(|(_, document)| &document.object);
+        let is_there = |namespace: Option<&str>, name: &str| {
+            objects().any(|object| {
+                matches!(object, Object::Secret(secret) if secret.name == name
+                    && (namespace.is_none() || secret.namespace.as_deref() == namespace))
+            })
+        };
+        let mut missing = BTreeSet::new();
+        for object in objects() {
+            let Object::Issuer(issuer) = object else { continue };
+            let namespace = issuer.namespace.as_deref();
+            let names = issuer.spec.method.secrets();
+            let names = names.filter(|name| !is_there(namespace, name));
+            missing.extend(names.map(|name| (namespace.map(str::to_owned), name.to_owned())));
+        }
+        missing
     }
 
     /// The ConfigMaps in force; of several with one name, the first counts.
@@ -204,5 +293,79 @@ impl fmt::Display for Problem {
             write!(f, "{object}: ")?;
         }
         f.write_str(&self.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::kubernetes::fake::FakeApi;
+
+    #[tokio::test]
+    async fn a_folder_beside_a_cluster_has_the_secrets_there() {
+        let vault = |name: &str, secret: &str| {
+            format!(
+                "---\napiVersion: certmount.dev/v1alpha1\nkind: ClusterIssuer\nmetadata: {{name: \
+                 {name}}}\nspec: {{vault: {{server: 'https://vault', path: pki/sign/web, \
+                 auth: {{tokenSecretRef: {{name: \
+                 {secret}, key: token}}}}}}}}\n"
+            )
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let text = vault("there", "there") + &vault("gone", "gone");
+        #[allow(clippy::disallowed_methods, reason = "nobody reads it yet")]
+        std::fs::write(folder.path().join("vault.yaml"), text).unwrap();
+        let api = FakeApi::default();
+        api.put(
+            "secrets",
+            json!({"apiVersion": "v1", "kind": "Secret",
+                "metadata": {"namespace": "home", "name": "there"},
+                "data": {"token": "dG9rZW4="}}),
+        );
+        let access = Access { client: api.client(), namespace: "home".to_owned() };
+        let load = async || {
+            let (cluster, clock) = (Cluster::default(), Clock::system());
+            load(folder.path(), &cluster, &clock, Some(access.clone())).await.unwrap()
+        };
+        let loaded = load().await;
+        let ready = |loaded: &Loaded| -> Vec<_> {
+            let ready = loaded.issuers.issuers.iter().filter(|(_, entry)| entry.issuer.is_ok());
+            ready.map(|(key, _)| key.name.clone()).collect()
+        };
+        assert_eq!(ready(&loaded), ["there"]);
+        let said: Vec<_> = loaded.problems.iter().map(Problem::to_string).collect();
+        assert_eq!(said.len(), 1);
+        assert!(
+            said[0].ends_with("ClusterIssuer gone: there is no Secret gone: add it"),
+            "{said:?}"
+        );
+
+        api.refuse("GET secrets", 403, "secrets is forbidden");
+        let loaded = load().await;
+        assert_eq!(ready(&loaded), [""; 0]);
+        let said: Vec<_> = loaded.problems.iter().map(Problem::to_string).collect();
+        assert!(
+            said[0].contains("Secret home/gone cannot be read: secrets is forbidden"),
+            "{said:?}"
+        );
+    }
+    #[tokio::test]
+    async fn that_an_issuer_would_ask_a_cluster_is_a_warning() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "apiVersion: certmount.dev/v1alpha1\nkind: ClusterIssuer\nmetadata: {name: vault}\n\
+                    spec: {vault: {server: 'https://vault', path: pki/sign/web, auth: {kubernetes: \
+                    {role: web, serviceAccountRef: {name: vault}}}}}\n";
+        #[allow(clippy::disallowed_methods, reason = "nobody reads it yet")]
+        std::fs::write(folder.path().join("vault.yaml"), text).unwrap();
+        let loaded = load(folder.path(), &Cluster::default(), &Clock::system(), None).await;
+        let Loaded { issuers, problems, .. } = loaded.unwrap();
+        assert_eq!(problems.len(), 1);
+        assert_eq!(problems[0].severity, Severity::Warning);
+        assert!(
+            problems[0].to_string().contains("vault.yaml:1:1: ClusterIssuer vault: serviceAcc")
+        );
+        assert!(issuers.issuers.values().all(|entry| entry.issuer.is_ok()));
     }
 }

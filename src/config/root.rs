@@ -239,13 +239,14 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_is_written_is_an_issuer_that_works() {
+    #[tokio::test]
+    async fn what_is_written_is_an_issuer_that_works() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("config");
         let root = Root::make(&options(), now()).unwrap();
         let [secret, issuer] = root.write(&dir, false).unwrap();
-        let loaded = config::load(&dir, &Cluster::default(), &Clock::from_fn(now)).unwrap();
+        let loaded = config::load(&dir, &Cluster::default(), &Clock::from_fn(now), None).await;
+        let loaded = loaded.unwrap();
         assert_eq!(loaded.problems, []);
         let entry = loaded.issuers.issuers.values().next().unwrap();
         let anchors = entry.issuer.as_ref().unwrap().trust_anchors().unwrap();

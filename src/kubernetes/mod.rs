@@ -8,9 +8,12 @@ mod node;
 mod pods;
 mod secret;
 
+use std::path::Path;
+
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::PostParams;
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
 use kube::{Api, Client, Config};
 use tower::BoxError;
@@ -19,7 +22,7 @@ use zeroize::Zeroizing;
 pub use self::bearer::BearerClient;
 pub use self::node::remove_taint;
 pub use self::pods::PodIpError;
-pub use self::secret::create_or_read_secret;
+pub use self::secret::{create_or_read_secret, read_secret};
 use crate::error::{self, with_causes};
 
 /// The Kubernetes API as this process may use it. Cheap to clone.
@@ -45,6 +48,12 @@ pub enum AccessError {
     Client(#[source] BoxError),
 }
 
+impl AccessError {
+    fn unusable(error: kube::config::KubeconfigError) -> Self {
+        Self::Client(error.into())
+    }
+}
+
 impl Access {
     /// The API of the cluster that this process runs in, or that `KUBECONFIG` names. Asks nothing
     /// of it yet. The driver's namespace is that of its service account, unless `namespace` is one.
@@ -57,6 +66,34 @@ impl Access {
         let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
         let client = connect::client(config).map_err(AccessError::Client)?;
         Ok(Self { client, namespace })
+    }
+
+    /// The API of the current context of the kubeconfig `file`, for a driver in `namespace`. Asks
+    /// nothing of it yet.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read, or says what cannot be used.
+    pub async fn in_file(file: &Path, namespace: String) -> Result<Self, AccessError> {
+        let kubeconfig = Kubeconfig::read_from(file).map_err(AccessError::unusable)?;
+        let current = KubeConfigOptions::default();
+        let config = Config::from_custom_kubeconfig(kubeconfig, &current).await;
+        let config = config.map_err(AccessError::unusable)?;
+        let client = connect::client(config).map_err(AccessError::Client)?;
+        Ok(Self { client, namespace })
+    }
+
+    /// That of nobody: whatever is asked fails, and says `why`.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn nowhere(why: &'static str) -> Self {
+        let service = tower::service_fn(move |_: hyper::Request<kube::client::Body>| async move {
+            Err::<hyper::Response<kube::client::Body>, BoxError>(why.into())
+        });
+        let namespace = String::new();
+        Self { client: Client::new(service, namespace.clone()), namespace }
     }
 
     /// A fresh token of a service account, good for ten minutes or as long as the API server likes.

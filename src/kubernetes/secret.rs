@@ -1,6 +1,6 @@
-//! Secrets that certmount itself makes.
+//! Secrets that certmount reads or makes by itself.
 //!
-//! By server-side apply, for Kubernetes looks at the name only there: the right to `create` by POST is
+//! They are made by server-side apply, for Kubernetes looks at the name only there: the right to `create` by POST is
 //! the right to make any Secret, and the right to `create` and `patch` one by name is no more than it
 //! says.
 
@@ -63,6 +63,28 @@ pub async fn create_or_read_secret(
     })
 }
 
+/// The values of the Secret `namespace/name`, by their keys; `None` where there is no such Secret.
+///
+/// # Errors
+///
+/// What stands in the way, in the API server's words.
+pub async fn read_secret(
+    access: &Access,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<BTreeMap<String, Zeroizing<Vec<u8>>>>, String> {
+    let secrets: Api<Secret> = Api::namespaced(access.client.clone(), namespace);
+    let secret = secrets
+        .get_opt(name)
+        .await
+        .map_err(|error| format!("Secret {namespace}/{name} cannot be read: {}", reason(&error)))?;
+    let values = |secret: Secret| {
+        let values = secret.data.into_iter().flatten();
+        values.map(|(key, ByteString(value))| (key, Zeroizing::new(value))).collect()
+    };
+    Ok(secret.map(values))
+}
+
 const CONFLICT: u16 = 409;
 
 /// Whose the fields of the Secret are: another one with each attempt.
@@ -115,6 +137,19 @@ mod tests {
         }
         let error = keep(&api, "s3cret").await.unwrap_err();
         assert!(error.contains("has no tls.key: add it"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_secret_is_read_if_it_is_there() {
+        let api = FakeApi::default();
+        let access = Access { client: api.client(), namespace: "home".to_owned() };
+        assert_eq!(read_secret(&access, "home", "account").await.unwrap(), None);
+        keep(&api, "first").await.unwrap();
+        let values = read_secret(&access, "home", "account").await.unwrap().unwrap();
+        assert_eq!(values["tls.key"].as_slice(), b"first");
+        api.refuse("GET secrets", 403, "secrets is forbidden");
+        let error = read_secret(&access, "home", "account").await.unwrap_err();
+        assert_eq!(error, "Secret home/account cannot be read: secrets is forbidden");
     }
 
     #[tokio::test]

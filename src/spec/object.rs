@@ -346,6 +346,18 @@ impl IssuerMethod {
         names.into_iter()
     }
 
+    /// The field of it that takes the Kubernetes API, where one does.
+    pub fn needs_kubernetes(&self) -> Option<&'static str> {
+        match self {
+            Self::Acme(spec) => spec.solvers.iter().find_map(|solver| match &solver.method {
+                acme::SolverMethod::Dns01(spec) => spec.provider.needs_kubernetes(),
+                _ => None,
+            }),
+            Self::Vault(spec) => spec.auth.needs_kubernetes(),
+            _ => None,
+        }
+    }
+
     /// The issuer that signs for it.
     pub fn upstream(&self) -> Option<&IssuerRef> {
         match self {

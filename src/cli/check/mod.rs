@@ -13,12 +13,12 @@ use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 
+use self::connect::ConnectArgs;
 use self::manifest::{InlineVolume, ManifestError, Manifests, Place, PodTemplate};
 use self::volume::Checker;
 use super::cluster::ClusterArgs;
 use super::node::DEFAULT_DRIVER_NAME;
 use super::text;
-use crate::clock::Clock;
 use crate::config::{self, Problem};
 use crate::spec::request::NodeContext;
 
@@ -35,9 +35,8 @@ pub(super) struct Args {
     #[arg(value_name = "DIR")]
     dir: PathBuf,
 
-    /// Ask the CA of each issuer whether it would sign: log in where it has a server
-    #[arg(long)]
-    connect: bool,
+    #[command(flatten)]
+    connect: ConnectArgs,
 
     /// A manifest of pods from elsewhere; may be given several times
     #[arg(long = "pod", value_name = "FILE")]
@@ -68,6 +67,8 @@ const AFTER_HELP: &str = "\
 Examples:
   certmount check ./issuers                           the issuers, and pods beside them
   certmount check ./issuers --connect                 and whether their CAs let us in
+  certmount check ./issuers --connect --kubeconfig ~/.kube/config
+                                                      with Secrets and tokens of a cluster
   certmount check ./issuers --pod web.yaml            a pod from elsewhere
   certmount check ./issuers --attributes tls.yaml --namespace shop
   certmount check ./issuers -o json | jq '.findings[].message'
@@ -126,14 +127,10 @@ impl Args {
         let Self { dir, connect, pods, attributes, namespace, driver_name, cluster, output: _ } =
             self;
         ensure!(dir.is_dir(), "{} is not a folder", dir.display());
-        let loaded = config::load(&dir, &cluster.on_node(NODE), &Clock::system())?;
+        let loaded = connect.load(&dir, &cluster.on_node(NODE))?;
         let issuers = loaded.issuers.issuers.len();
         let problems = loaded.problems.into_iter();
         let mut findings: Vec<_> = problems.map(|it| Finding::of_config(it, &dir)).collect();
-        if connect {
-            let problems = connect::problems(&loaded.issuers, &loaded.places)?;
-            findings.extend(problems.into_iter().map(|it| Finding::of_config(it, &dir)));
-        }
         let node = NodeContext { driver_name: driver_name.clone(), node_name: NODE.to_owned() };
         let checker = Checker::new(loaded.issuers, node);
 

@@ -54,6 +54,20 @@ pub enum Dns01Provider {
     Webhook(WebhookSpec),
 }
 
+impl Dns01Provider {
+    /// The field that takes the Kubernetes API.
+    pub(super) fn needs_kubernetes(&self) -> Option<&'static str> {
+        match self {
+            Self::Webhook(_) => Some("dns01.webhook"),
+            Self::Route53(spec) => match spec.auth {
+                Route53Auth::ServiceAccount(_) => Some("route53.auth.kubernetes"),
+                Route53Auth::Keys { .. } => None,
+            },
+            Self::AcmeDns(_) | Self::Cloudflare(_) | Self::Rfc2136(_) => None,
+        }
+    }
+}
+
 /// The fields of `dns01.rfc2136`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Rfc2136Spec {

@@ -71,6 +71,18 @@ pub enum VaultAuth {
     },
 }
 
+impl VaultAuth {
+    /// The field that takes the Kubernetes API.
+    pub(super) fn needs_kubernetes(&self) -> Option<&'static str> {
+        match self {
+            Self::ServiceAccount { token: TokenSource::ServiceAccount { .. }, .. } => {
+                Some("serviceAccountRef")
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Whose service account token proves who we are.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum TokenSource {
