@@ -44,8 +44,9 @@ pub(super) struct Refusal {
     pub(super) retry_after: Option<Duration>,
 }
 
-/// A server may throw away nonces as it likes, but not for ever.
-const MOST_ATTEMPTS: usize = 8;
+/// A server may throw away nonces as it likes (§6.5), but not for ever: one that does so to every
+/// fifth fails one request in ten million.
+const MOST_ATTEMPTS: usize = 10;
 
 /// More are not kept: each request gives one, and as many are under way as volumes are.
 const MOST_NONCES: usize = 16;

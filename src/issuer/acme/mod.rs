@@ -240,6 +240,9 @@ impl Issuer for Acme {
     }
 
     async fn renewal(&self, leaf: &Certificate) -> Result<Option<RenewalAdvice>, IssueError> {
+        if !self.spec.renewal_information {
+            return Ok(None);
+        }
         Ok(renewal::advice(&self.client, leaf).await?)
     }
 }

@@ -293,12 +293,45 @@ async fn a_challenge_that_fails_is_told_with_what_to_look_at_and_ordered_anew() 
 }
 
 #[tokio::test]
+async fn an_order_that_the_ca_gives_up_is_told_and_made_anew() {
+    let world = World::new().await;
+    let given_up = json!({
+        "status": "invalid",
+        "identifiers": [{"type": "dns", "value": "web.example"}],
+        "authorizations": [],
+        "finalize": world.server.directory(),
+        "error": {"type": "urn:ietf:params:acme:error:caa", "detail": "CAA forbids it"},
+    });
+    for _ in 0..2 {
+        let body = given_up.to_string();
+        world.server.answer("/order/0", Answer { status: 200, headers: &[], body });
+    }
+    let error = world.error().await;
+    assert_eq!(error.kind, IssueErrorKind::Denied);
+    assert!(error.message.contains("given up the order: CAA forbids it (caa)"), "{error}");
+    world.attempt().await.unwrap();
+    assert_eq!(world.server.orders(), 2);
+}
+
+#[tokio::test]
 async fn nonces_may_be_thrown_away_and_accounts_forgotten() {
     let world = World::new().await;
     for _ in 0..3 {
         world.server.answer("/order", problem(400, "badNonce", "stale"));
     }
     world.attempt().await.unwrap();
+
+    // But not for ever.
+    for _ in 0..50 {
+        world.server.answer("/order", problem(400, "badNonce", "stale"));
+    }
+    let orders = || world.server.payloads("/order").len();
+    let asked = orders();
+    let error = Volume::new("other").attempt(world.issuer.as_ref()).await.unwrap_err();
+    assert_eq!(error.kind, IssueErrorKind::Unavailable);
+    assert!(error.message.contains("badNonce"), "{error}");
+    assert_eq!(orders() - asked, 10);
+    world.server.behave();
 
     world.server.answer("/order", problem(400, "accountDoesNotExist", "who?"));
     let error = Volume::new("other").attempt(world.issuer.as_ref()).await.unwrap_err();
@@ -440,6 +473,9 @@ async fn a_renewal_says_what_it_replaces_unless_that_was_replaced() {
     let window = ("2026-03-10T00:00:00Z".parse().unwrap(), "2026-03-11T00:00:00Z".parse().unwrap());
     assert_eq!(advice.window, Some(window));
     assert_eq!(advice.ask_again, Duration::from_secs(6 * 3600));
+    let fields = ", renewalInformationSource: None";
+    let silent = issuer(&world.server, fields, &world.surroundings);
+    assert!(silent.renewal(&leaf).await.unwrap().is_none());
 
     world.volume.handle = HandleInMemory::default();
     world.volume.previous = Some(leaf.clone());

@@ -27,6 +27,8 @@ pub struct AcmeSpec {
     pub make_account_key: bool,
     /// The certificate profile to ask for.
     pub profile: Option<String>,
+    /// Whether the CA is asked when certificates are to be renewed (RFC 9773).
+    pub renewal_information: bool,
     /// Who may use one certificate together.
     pub sharing: Sharing,
     /// How names are proved.
@@ -167,6 +169,11 @@ pub(super) struct WrittenAcme {
     enable_duration_feature: Option<bool>,
     /// The certificate profile to ask for, of those that the server offers.
     profile: Option<String>,
+    /// ARI (the default): the CA is asked when certificates are to be renewed, if it says such
+    /// things. None: they are renewed as those of other issuers.
+    #[serde(default)]
+    #[schemars(with = "String", regex(pattern = "^(ARI|None)$"))]
+    renewal_information_source: RenewalInformationSource,
     /// Volume (the default): a certificate for each volume. Node: pods of one node with the same
     /// namespace, service account and request use one key and certificate together.
     #[serde(default)]
@@ -201,6 +208,8 @@ impl<'de> Deserialize<'de> for AcmeSpec {
             private_key: written.private_key_secret_ref,
             make_account_key: !written.disable_account_key_generation,
             profile: written.profile,
+            renewal_information: written.renewal_information_source
+                == RenewalInformationSource::Ari,
             sharing: written.sharing,
             solvers: written.solvers,
         })
@@ -215,6 +224,15 @@ impl JsonSchema for AcmeSpec {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         WrittenAcme::json_schema(generator)
     }
+}
+
+/// Who says when certificates are renewed.
+#[derive(Default, Deserialize, Eq, PartialEq)]
+enum RenewalInformationSource {
+    #[default]
+    #[serde(rename = "ARI")]
+    Ari,
+    None,
 }
 
 /// A way to prove names: one of http01, dns01, tlsALPN01 and dnsPersist01.

@@ -94,6 +94,7 @@ impl FakeServer {
     pub(super) fn behave(&self) {
         let mut held = self.lock();
         (held.hang_at, held.refusal) = (None, None);
+        held.misbehaviour.clear();
     }
 
     /// How many orders and accounts there are.
