@@ -303,7 +303,13 @@ fn namespaces_and_intermediate_cas() {
         let bao = Bao::start().await;
         bao.put("sys/namespaces/team", json!({})).await;
         let root = bao.make_pki(Some("team")).await;
-        let ca_policy = "path \"pki/root/sign-intermediate\" { capabilities = [\"update\"] }";
+        let ca_policy = r#"path "pki/root/sign-intermediate" {
+            capabilities = ["update"]
+            allowed_parameters = {
+                "csr" = [], "format" = [], "permitted_dns_domains" = [], "use_csr_values" = [true],
+                "ttl" = ["3600s"], "max_path_length" = ["0"]
+            }
+        }"#;
         bao.put("sys/policies/acl/ca", json!({"policy": ca_policy})).await;
         let token = |namespace, policy| {
             let body = json!({"policies": [policy], "no_parent": true});

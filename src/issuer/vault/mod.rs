@@ -145,13 +145,14 @@ impl Vault {
                 _ => None,
             });
             // The subject and the name constraints are taken from the request: not every server has
-            // parameters for constraints other than of DNS names.
+            // parameters for constraints other than of DNS names. The path length is text, since a
+            // policy's allowed_parameters can hold no number.
             let body = json!({
                 "csr": csr,
                 "ttl": ttl,
                 "format": "pem",
                 "use_csr_values": true,
-                "max_path_length": path_len.unwrap_or(0),
+                "max_path_length": path_len.unwrap_or(0).to_string(),
                 "permitted_dns_domains": dns.collect::<Vec<_>>(),
             });
             return Ok((&self.path.sign_intermediate, body));
