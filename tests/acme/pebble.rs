@@ -25,6 +25,8 @@ pub struct Options {
     pub address: &'static str,
     /// Where it asks for HTTP-01; a free port where that is `None`.
     pub http_port: Option<u16>,
+    /// The same for TLS-ALPN-01.
+    pub tls_port: Option<u16>,
     /// How long the certificates of a profile `seconds` hold, in seconds.
     pub seconds: Option<u64>,
     /// Whether accounts have to be bound.
@@ -38,6 +40,7 @@ impl Default for Options {
         Self {
             address: "127.0.0.1",
             http_port: None,
+            tls_port: None,
             seconds: None,
             external_account: false,
             dns_server: None,
@@ -72,6 +75,7 @@ impl Pebble {
         let [port, management, http_port, tls_port, dns, dns_management] =
             std::array::from_fn(|_| free_port());
         let http_port = options.http_port.unwrap_or(http_port);
+        let tls_port = options.tls_port.unwrap_or(tls_port);
         let address = options.address;
         let ca = server_certificate(folder.path(), address);
         let path = |name: &str| folder.path().join(name);

@@ -2,14 +2,18 @@
 //! operator sets them up: with the chart's values, objects, and what the CA's side needs. The CAs run
 //! on the node.
 
+use std::io::Write as _;
+
+use certmount::x509::chain_to_pem;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::bao::Bao;
 use crate::certificate::openssl;
+use crate::cloud::Cloud;
 use crate::common::named::Named;
 use crate::kubernetes::{
-    DRIVER_NAMESPACE, NODE, Namespace, cluster, enter_network, eventually, no_volumes_left,
+    DRIVER_NAMESPACE, NODE, Namespace, cluster, enter_network, eventually, no_volumes_left, run,
     try_kubectl,
 };
 use crate::pebble::{Options, Pebble};
@@ -72,6 +76,34 @@ fn acme_proves_names_by_http_and_an_app_serves_through_its_renewals() {
     assert_eq!(pebble.accounts(), 1);
 }
 
+/// The CA asks at the ports that it asks at on the internet. The node has them from the chart.
+#[test]
+fn acme_proves_names_at_ports_of_the_node() {
+    enter_network();
+    let namespace = Namespace::new();
+    let pebble = Pebble::start(Options {
+        address: NODE,
+        http_port: Some(80),
+        tls_port: Some(443),
+        ..Options::default()
+    });
+    let mut objects = Objects::default();
+    objects.made_by_the_driver("Secret", "acme-account");
+    let _ports = Upgraded::with("acme.http01.hostPort=80,acme.tlsAlpn01.enabled=true");
+    for (issuer, solver) in
+        [("acme-http", json!({"http01": {}})), ("acme-tls", json!({"tlsALPN01": {}}))]
+    {
+        objects.create(cluster_issuer(issuer, acme(&pebble, solver)));
+        let name = format!("{issuer}.shop.example.com");
+        let pod = namespace.start_pod(issuer, &attributes(issuer, &name));
+        let certificate = pod.certificate_below(&pebble.root(0));
+        assert!(certificate.names.ends_with(&name), "{certificate:?}");
+        pod.delete();
+    }
+    assert_eq!(pebble.accounts(), 1);
+    no_volumes_left();
+}
+
 #[test]
 fn acme_proves_names_by_records_of_a_name_server() {
     enter_network();
@@ -89,9 +121,14 @@ fn acme_proves_names_by_records_of_a_name_server() {
     let rfc2136 = json!({"nameserver": NAME_SERVER, "tsigKeyName": "certmount",
         "tsigSecretSecretRef": {"name": "tsig", "key": "secret"}});
     let solver = json!({"dns01": {"nameservers": [NAME_SERVER], "rfc2136": rfc2136}});
-    objects.create(cluster_issuer("acme-dns", acme(&pebble, solver)));
+    let issuer = cluster_issuer("acme-dns", acme(&pebble, solver));
+    assert_eq!(check(&issuer).unwrap(), FINE, "the key of updates is in the cluster");
+    assert_eq!(pebble.accounts(), 0);
+    objects.create(issuer.clone());
     let pod = namespace.start_pod("web", &attributes("acme-dns", "*.shop.example.com"));
     let certificate = pod.certificate_below(&pebble.root(0));
+    assert_eq!(check(&issuer).unwrap(), FINE, "and so is that of the account");
+    assert_eq!(pebble.accounts(), 1);
     assert!(certificate.names.ends_with("DNS:*.shop.example.com"), "{certificate:?}");
     eventually("the record is gone again", || {
         named.texts("_acme-challenge.shop.example.com").is_empty().then_some(())
@@ -119,12 +156,21 @@ fn vault_knows_the_driver_by_a_service_account() {
         "metadata": {"name": "vault-issuer"}}));
     let auth = json!({"kubernetes": {"role": "certmount", "mountPath": "/v1/auth/kubernetes",
         "serviceAccountRef": {"name": "vault-issuer"}}});
-    objects.create(cluster_issuer("vault", vault(&bao, auth)));
+    let issuer = cluster_issuer("vault", vault(&bao, auth));
+    assert_eq!(check(&issuer).unwrap(), FINE);
+    objects.create(issuer);
     let name = format!("web.{}.svc", namespace.name());
     let pod = namespace.start_pod("web", &attributes("vault", &name));
     let certificate = pod.certificate();
     assert!(certificate.names.ends_with(&name), "{certificate:?}");
     assert_eq!(pod.read("ca.crt").trim(), bao.root);
+
+    bao.run("delete auth/kubernetes/role/certmount", "");
+    let auth = json!({"kubernetes": {"role": "certmount", "mountPath": "/v1/auth/kubernetes",
+        "serviceAccountRef": {"name": "vault-issuer"}}});
+    let said = check(&cluster_issuer("vault", vault(&bao, auth))).unwrap_err();
+    assert!(said.contains("error: ClusterIssuer vault: "), "{said}");
+    assert!(said.contains("certmount"), "{said}");
 }
 
 /// The driver logs in as each pod, with the token that kubelet hands over.
@@ -212,6 +258,29 @@ fn venafi_signs_by_a_policy_folder() {
     assert_eq!(tpp.objects().len(), 1);
 }
 
+#[test]
+fn venafi_cloud_signs_by_application_and_template() {
+    enter_network();
+    let namespace = Namespace::new();
+    let runtime = Runtime::new().unwrap();
+    let cloud = runtime.block_on(Cloud::at(NODE));
+    let mut objects = Objects::default();
+    objects.create(secret("cloud", json!({"api-key": "key-0"})));
+    let venafi = json!({"venafi": {"zone": r"My shop\Short lived", "cloud": {
+        "url": cloud.server.url(),
+        "caBundle": cloud.server.ca_bundle(),
+        "apiTokenSecretRef": {"name": "cloud", "key": "api-key"},
+    }}});
+    objects.create(cluster_issuer("venafi-cloud", venafi));
+    let name = format!("web.{}.svc", namespace.name());
+    let mut attributes = attributes("venafi-cloud", &name).to_vec();
+    attributes.push(("common-name", &name));
+    let pod = namespace.start_pod("web", &attributes);
+    pod.certificate_below(&chain_to_pem([&cloud.root()]));
+    pod.told("CertificateIssued", "ClusterIssuer venafi-cloud");
+    assert_eq!(cloud.calls("POST").len(), 1);
+}
+
 /// What a stolen token of the driver could not be used for.
 #[test]
 fn the_driver_may_make_no_secret_and_no_token_but_those_named() {
@@ -292,6 +361,20 @@ fn trust_the_cluster(bao: &Bao, namespace: &Namespace, objects: &mut Objects) {
     bao.run("auth enable kubernetes", "");
     bao.run("write auth/kubernetes/config -", &config.to_string());
 }
+
+/// What `certmount check` says of an issuer with nothing beside it but the cluster.
+fn check(issuer: &Value) -> Result<String, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("issuer.json");
+    std::fs::File::create(file).unwrap().write_all(issuer.to_string().as_bytes()).unwrap();
+    let certmount = env!("CARGO_BIN_EXE_certmount");
+    let args = ["exec", certmount, "check", "--connect", "--kubeconfig", "/run/cluster/kubeconfig"];
+    let output = run(&[&args[..], &[folder.path().to_str().unwrap()]].concat(), "");
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    if output.status.success() { Ok(said) } else { Err(said) }
+}
+
+const FINE: &str = "ok: 1 issuer, 0 volumes\n";
 
 /// Of a volume with a certificate for `name` by that ClusterIssuer.
 fn attributes<'a>(issuer: &'a str, name: &'a str) -> [(&'a str, &'a str); 2] {

@@ -9,6 +9,9 @@ mod bao;
 mod cert_manager;
 mod cert_manager_external;
 mod certificate;
+#[path = "../venafi/cloud.rs"]
+#[allow(dead_code, unreachable_pub, reason = "a part of another test")]
+mod cloud;
 #[path = "../common/mod.rs"]
 mod common;
 mod drop_in;

@@ -43,6 +43,11 @@ const API: &str = "outagedetection/v1";
 
 impl Cloud {
     pub async fn start() -> Self {
+        Self::at("127.0.0.1").await
+    }
+
+    /// One that listens on that address.
+    pub async fn at(address: &str) -> Self {
         let settings = Settings { status: "ISSUED", key_types: json!([]), cut_at: None };
         let state = State {
             ca: Ca::new(),
@@ -53,7 +58,7 @@ impl Cloud {
         };
         let state = Arc::new(Mutex::new(state));
         let answering = Arc::clone(&state);
-        let server = Server::start("127.0.0.1", move |call| lock(&answering).answer(call)).await;
+        let server = Server::start(address, move |call| lock(&answering).answer(call)).await;
         Self { server, state }
     }
 
