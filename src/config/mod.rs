@@ -351,6 +351,7 @@ mod tests {
             "{said:?}"
         );
     }
+
     #[tokio::test]
     async fn that_an_issuer_would_ask_a_cluster_is_a_warning() {
         let folder = tempfile::tempdir().unwrap();

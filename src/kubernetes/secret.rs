@@ -1,8 +1,8 @@
 //! Secrets that certmount reads or makes by itself.
 //!
-//! They are made by server-side apply, for Kubernetes looks at the name only there: the right to `create` by POST is
-//! the right to make any Secret, and the right to `create` and `patch` one by name is no more than it
-//! says.
+//! They are made by server-side apply, for Kubernetes looks at the name only there: the right to
+//! `create` by POST is the right to make any Secret, and the right to `create` and `patch` one by name
+//! is no more than it says.
 
 use std::collections::BTreeMap;
 

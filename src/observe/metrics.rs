@@ -1,8 +1,8 @@
 //! The metrics, in OpenMetrics text for Prometheus.
 //!
 //! What happened is counted as [`Report`]s come in. What *is* (volumes by phase, the expiry of each
-//! certificate, the health of each issuer, the process's own use of the machine) is read at each scrape, so that nothing of a
-//! volume stays behind when it is gone.
+//! certificate, the health of each issuer, the process's own use of the machine) is read at each
+//! scrape, so that nothing of a volume stays behind when it is gone.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -239,8 +239,8 @@ async fn two_hundred_at_once_share_a_failed_login() {
         assert!(text.contains("invalid role or secret ID"), "{text}");
         assert!(text.contains("secret_id_num_uses=0"), "{text}");
     }
-    // Those that came when it was known already tried once more: several on a slow machine.
-    assert!(mock.count(LOGIN) < 50, "{}", mock.count(LOGIN));
+    // On a slow machine not all of them ask within a second.
+    assert!(mock.count(LOGIN) < 10, "{}", mock.count(LOGIN));
 }
 
 #[tokio::test]
