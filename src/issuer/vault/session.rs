@@ -67,14 +67,6 @@ pub(super) struct Identity<'a> {
     token: Option<&'a PodToken>,
 }
 
-impl Identity<'_> {
-    /// How long after a login the next one would fail as well. Each pod comes with a token of its own,
-    /// which may be better than the last one.
-    fn shares_failures_for(&self) -> Duration {
-        if self.of_pod.is_none() { TOGETHER } else { Duration::ZERO }
-    }
-}
-
 /// Namespace and name of a service account.
 type Account = (String, String);
 
@@ -126,10 +118,6 @@ const YOUNG: Duration = Duration::from_secs(60);
 
 /// A token is not used in its last seconds: it could end on the way.
 const MARGIN: Duration = Duration::from_secs(5);
-
-/// Volumes that come together do not ask in the same moment; who comes later than this after a failed
-/// login tries another.
-const TOGETHER: Duration = Duration::from_secs(1);
 
 impl Sessions {
     pub(super) fn new(api: Api, credentials: Credentials, clock: Clock) -> Self {
@@ -204,7 +192,7 @@ impl Sessions {
             return Ok(Arc::clone(token));
         }
         if let Some((known_at, failure)) = &state.failure
-            && *known_at + who.shares_failures_for() >= asked_at
+            && *known_at >= asked_at
         {
             return Err(copy_of(failure));
         }

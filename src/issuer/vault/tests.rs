@@ -229,7 +229,8 @@ async fn two_hundred_at_once_cost_one_login() {
     assert_eq!((mock.count(LOGIN), mock.count(SIGN)), (1, 200));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+// On one thread, all have asked before the server answers the first.
+#[tokio::test]
 async fn two_hundred_at_once_share_a_failed_login() {
     let mock = Mock::start(|_| (400, json!({"errors": ["invalid role or secret ID"]}))).await;
     let issuer = mock.issuer(APP_ROLE);
@@ -239,8 +240,8 @@ async fn two_hundred_at_once_share_a_failed_login() {
         assert!(text.contains("invalid role or secret ID"), "{text}");
         assert!(text.contains("secret_id_num_uses=0"), "{text}");
     }
-    // On a slow machine not all of them ask within a second.
-    assert!(mock.count(LOGIN) < 10, "{}", mock.count(LOGIN));
+    // Those that came when it was known already tried once more.
+    assert!(mock.count(LOGIN) < 5, "{}", mock.count(LOGIN));
 }
 
 #[tokio::test]
