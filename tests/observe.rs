@@ -6,33 +6,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use certmount::csi::client::InlineVolume;
 use serde_json::Value;
 use tonic::Code;
 
-use common::{Plugin, namespaced_async};
-
-const SELF_SIGNED: (&str, &str) = (
-    "self-signed.yaml",
-    "apiVersion: certmount.dev/v1alpha1
-kind: ClusterIssuer
-metadata: {name: self-signed}
-spec: {selfSigned: {}}
-",
-);
-
-/// The volume of pod `pod` in namespace `shop` with a name of its own.
-fn volume(pod: &str, issuer: &str) -> InlineVolume {
-    InlineVolume::new(
-        "shop",
-        pod,
-        &[
-            ("certmount.dev/issuer-kind", "ClusterIssuer"),
-            ("certmount.dev/issuer-name", issuer),
-            ("certmount.dev/dns-names", "web.shop.svc"),
-        ],
-    )
-}
+use common::{Plugin, SELF_SIGNED, inline_volume, namespaced_async};
 
 fn certmount(args: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_certmount"));
@@ -56,7 +33,7 @@ fn json(text: &str) -> Value {
 fn metrics_follow_a_volume_and_forget_it() {
     namespaced_async(|| async {
         let plugin = Plugin::with_config(&[SELF_SIGNED]);
-        let volume = volume("web-0", "self-signed");
+        let volume = inline_volume("web-0", "self-signed");
         plugin.kubelet().publish(&volume).await.unwrap();
 
         let (code, metrics) = plugin.get("/metrics");
@@ -126,7 +103,7 @@ stringData: {token: s3cret}
         assert!(ready("self-signed", 1) && ready("ca", 0) && ready("vault", 1));
 
         // Whether a server answers is known once somebody has asked it.
-        let volume = volume("web-0", "vault");
+        let volume = inline_volume("web-0", "vault");
         plugin.kubelet().publish(&volume).await.unwrap_err();
         plugin.wait("the issuer is not ready", || ready("vault", 0));
         let table = inspect(&[&"--issuers", &"--socket", &plugin.admin_socket()]);
@@ -148,7 +125,7 @@ stringData: {token: s3cret}
 fn failures_are_counted_and_shown() {
     namespaced_async(|| async {
         let plugin = Plugin::with_config(&[SELF_SIGNED]);
-        let volume = volume("web-0", "missing");
+        let volume = inline_volume("web-0", "missing");
         let status = plugin.kubelet().publish(&volume).await.unwrap_err();
         assert_eq!(status.code(), Code::Unavailable, "{status}");
 
@@ -171,7 +148,7 @@ fn failures_are_counted_and_shown() {
 fn inspect_shows_the_same_volume_from_every_side() {
     namespaced_async(|| async {
         let mut plugin = Plugin::with_config(&[SELF_SIGNED]);
-        let volume = volume("web-0", "self-signed");
+        let volume = inline_volume("web-0", "self-signed");
         let target = plugin.kubelet().publish(&volume).await.unwrap();
         let socket = plugin.admin_socket();
 
@@ -225,7 +202,7 @@ fn inspect_watches_until_it_is_stopped() {
         let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
         let mut next = || json(&lines.next().expect("it goes on").unwrap());
         assert_eq!(next(), serde_json::json!([]));
-        plugin.kubelet().publish(&volume("web-0", "self-signed")).await.unwrap();
+        plugin.kubelet().publish(&inline_volume("web-0", "self-signed")).await.unwrap();
         assert_eq!(next()[0]["pod"]["name"], "web-0");
         watching.kill().unwrap();
         watching.wait().unwrap();
@@ -282,7 +259,7 @@ fn get(address: &str, path: &str) -> String {
 fn each_log_line_is_json_with_the_facts_of_its_volume() {
     namespaced_async(|| async {
         let mut plugin = Plugin::with_arguments(&[SELF_SIGNED], &["--log-format", "json"]);
-        let volume = volume("web-0", "self-signed");
+        let volume = inline_volume("web-0", "self-signed");
         plugin.kubelet().publish(&volume).await.unwrap();
         let serial = json(&plugin.get("/v1/volumes").1)[0]["serialNumber"].clone();
         plugin.kubelet().unpublish(&volume).await.unwrap();
@@ -314,10 +291,10 @@ fn each_log_line_is_json_with_the_facts_of_its_volume() {
 fn a_driver_asked_to_end_leaves_its_volumes_and_the_next_takes_them_over() {
     namespaced_async(|| async {
         let mut plugin = Plugin::with_config(&[SELF_SIGNED]);
-        let volume = volume("web-0", "self-signed");
+        let volume = inline_volume("web-0", "self-signed");
         let target = plugin.kubelet().publish(&volume).await.unwrap();
         // Waits for its issuer, and must not hold up the end.
-        let waiting = self::volume("web-1", "missing");
+        let waiting = inline_volume("web-1", "missing");
         plugin.kubelet().publish(&waiting).await.unwrap_err();
         let mounts = plugin.mounts();
 
@@ -359,7 +336,7 @@ fn a_second_driver_on_the_same_data_root_refuses_to_start() {
         assert_eq!(output.status.code(), Some(1), "{error}");
         assert!(error.contains("another certmount uses it"), "{error}");
         // The first one goes on as if nothing had been.
-        plugin.kubelet().publish(&volume("web-0", "self-signed")).await.unwrap();
+        plugin.kubelet().publish(&inline_volume("web-0", "self-signed")).await.unwrap();
         inspect(&[&"--socket", &plugin.admin_socket()]);
     });
 }

@@ -9,29 +9,10 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use certmount::csi::client::InlineVolume;
 use serde_json::Value;
 use tonic::Request;
 
-use common::{Plugin, namespaced_async};
-
-const SELF_SIGNED: (&str, &str) = (
-    "self-signed.yaml",
-    "apiVersion: certmount.dev/v1alpha1
-kind: ClusterIssuer
-metadata: {name: self-signed}
-spec: {selfSigned: {}}
-",
-);
-
-fn volume(pod: &str, issuer: &str) -> InlineVolume {
-    let attributes = [
-        ("certmount.dev/issuer-kind", "ClusterIssuer"),
-        ("certmount.dev/issuer-name", issuer),
-        ("certmount.dev/dns-names", "web.shop.svc"),
-    ];
-    InlineVolume::new("shop", pod, &attributes)
-}
+use common::{Plugin, SELF_SIGNED, inline_volume, namespaced_async};
 
 fn traced(endpoint: &str) -> Plugin {
     Plugin::with_arguments(&[SELF_SIGNED], &["--otlp-endpoint", endpoint])
@@ -42,7 +23,7 @@ fn each_publish_is_a_trace() {
     namespaced_async(|| async {
         let collector = Collector::start();
         let mut plugin = traced(&collector.endpoint());
-        let mut volume = volume("web-0", "self-signed");
+        let mut volume = inline_volume("web-0", "self-signed");
         let planted = "planted-7c1f9e";
         volume
             .secrets
@@ -94,7 +75,7 @@ fn each_publish_is_a_trace() {
         });
 
         // What fails says so, and what closed last is sent before the end.
-        kubelet.publish(&self::volume("web-1", "missing")).await.unwrap_err();
+        kubelet.publish(&inline_volume("web-1", "missing")).await.unwrap_err();
         assert!(plugin.terminate().success());
         let spans = collector.of_pod("web-1");
         for name in ["csi.v1.Node/NodePublishVolume", "issue"] {
@@ -116,7 +97,7 @@ fn nobody_waits_for_a_collector() {
         for address in [silent_at, gone] {
             let mut plugin = traced(&format!("http://{address}"));
             for pod in ["web-0", "web-1"] {
-                plugin.kubelet().publish(&volume(pod, "self-signed")).await.unwrap();
+                plugin.kubelet().publish(&inline_volume(pod, "self-signed")).await.unwrap();
             }
             if address == gone {
                 plugin.wait("it is told once", || plugin.log().contains("spans cannot be sent"));
@@ -136,7 +117,7 @@ fn without_a_collector_nothing_is_made() {
             &[SELF_SIGNED],
             &["--log-level", "trace", "--log-format", "json", "--otel-exporter-otlp-endpoint", ""],
         );
-        plugin.kubelet().publish(&volume("web-0", "self-signed")).await.unwrap();
+        plugin.kubelet().publish(&inline_volume("web-0", "self-signed")).await.unwrap();
         // Spans are nowhere, not even in a log that has all there is.
         plugin.wait("the certificate is told", || plugin.log().contains("certificate issued"));
         let log = plugin.log();

@@ -64,8 +64,7 @@ impl Access {
     pub async fn find(namespace: Option<String>) -> Result<Self, AccessError> {
         let config = config().await?;
         let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
-        let client = connect::client(config).map_err(AccessError::Client)?;
-        Ok(Self { client, namespace })
+        Self::by(config, namespace)
     }
 
     /// The API of the current context of the kubeconfig `file`, for a driver in `namespace`. Asks
@@ -78,7 +77,10 @@ impl Access {
         let kubeconfig = Kubeconfig::read_from(file).map_err(AccessError::unusable)?;
         let current = KubeConfigOptions::default();
         let config = Config::from_custom_kubeconfig(kubeconfig, &current).await;
-        let config = config.map_err(AccessError::unusable)?;
+        Self::by(config.map_err(AccessError::unusable)?, namespace)
+    }
+
+    fn by(config: Config, namespace: String) -> Result<Self, AccessError> {
         let client = connect::client(config).map_err(AccessError::Client)?;
         Ok(Self { client, namespace })
     }

@@ -233,12 +233,12 @@ impl Collector for IssuerCollector {
             MetricType::Gauge,
         )?;
         for IssuerStatus { group, kind, namespace, name, ready, .. } in (self.0)() {
-            let labels = [
-                ("issuer_group", group.as_str()),
-                ("issuer_kind", &kind),
-                ("issuer_name", &name),
-                ("issuer_namespace", namespace.as_deref().unwrap_or_default()),
-            ];
+            let labels = IssuerLabels {
+                issuer_group: group,
+                issuer_kind: kind,
+                issuer_name: name,
+                issuer_namespace: namespace.unwrap_or_default(),
+            };
             encode_gauge(&mut family, &labels, ready.into())?;
         }
         Ok(())
@@ -270,10 +270,10 @@ fn encode_timestamps(
 
 fn encode_gauge(
     family: &mut MetricEncoder<'_>,
-    labels: &[(&str, &str)],
+    labels: &impl EncodeLabelSet,
     value: i64,
 ) -> fmt::Result {
-    ConstGauge::new(value).encode(family.encode_family(&labels)?)
+    ConstGauge::new(value).encode(family.encode_family(labels)?)
 }
 
 /// What the process itself uses, under the names that Prometheus clients share.

@@ -141,7 +141,6 @@ impl VolumeTask {
             told: Vec::new(),
             advice_due: None,
             hurries: 0,
-            answered: false,
             publish: Span::current(),
             seen: None,
         };

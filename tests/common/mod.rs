@@ -16,6 +16,6 @@ pub use command::output_with;
 #[allow(unused_imports, reason = "no test file uses all of it")]
 pub use namespace::{namespaced, namespaced_async};
 #[allow(unused_imports, reason = "no test file uses all of it")]
-pub use plugin::Plugin;
+pub use plugin::{Plugin, SELF_SIGNED, inline_volume};
 #[allow(unused_imports, reason = "no test file uses all of it")]
 pub use template::ca_template;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use certmount::csi::client::Kubelet;
+use certmount::csi::client::{InlineVolume, Kubelet};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -27,20 +27,30 @@ pub struct Plugin {
 /// Longer than a start takes on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The issuer of [`Plugin::start`]: every leaf signs itself.
-const SELF_SIGNED: &str = "
-apiVersion: certmount.dev/v1alpha1
+/// The file with the issuer of [`Plugin::start`]: every leaf signs itself.
+pub const SELF_SIGNED: (&str, &str) = (
+    "self-signed.yaml",
+    "apiVersion: certmount.dev/v1alpha1
 kind: ClusterIssuer
-metadata:
-  name: self-signed
-spec:
-  selfSigned: {}
-";
+metadata: {name: self-signed}
+spec: {selfSigned: {}}
+",
+);
+
+/// The volume of a pod in the namespace `shop`, with a certificate from that ClusterIssuer.
+pub fn inline_volume(pod: &str, issuer: &str) -> InlineVolume {
+    let attributes = [
+        ("certmount.dev/issuer-kind", "ClusterIssuer"),
+        ("certmount.dev/issuer-name", issuer),
+        ("certmount.dev/dns-names", "web.shop.svc"),
+    ];
+    InlineVolume::new("shop", pod, &attributes)
+}
 
 impl Plugin {
     /// A driver with the ClusterIssuer `self-signed`.
     pub fn start() -> Self {
-        Self::with_config(&[("self-signed.yaml", SELF_SIGNED)])
+        Self::with_config(&[SELF_SIGNED])
     }
 
     /// A driver with these files in its configuration folder.

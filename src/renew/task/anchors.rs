@@ -161,7 +161,7 @@ impl Life {
                 self.shared.report(self.subject(), Outcome::TrustChanged);
             }
             Err(error) => {
-                self.trust_check_at = Some(self.note_failure(&error));
+                self.trust_check_at = Some(self.note_failure(&error, false));
                 self.trust_failed = true;
             }
         }

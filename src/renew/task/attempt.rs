@@ -19,7 +19,6 @@ impl Life {
     /// One attempt at a certificate.
     pub(super) async fn attempt(&mut self) -> Result<(), Stopped> {
         let began = Instant::now();
-        self.answered = false;
         let request = self.request();
         let spec = &request.certificate;
         let issuer = self.issuer(&request);
@@ -67,15 +66,15 @@ impl Life {
                 if let Err(error) = &issued {
                     span.record("error", error.message.as_str());
                 }
-                self.answered = issued.is_err();
-                let issued = issued?;
-                (volume, key, issued)
+                (volume, key, issued.map_err(|error| Stopped::Failed { error, by_issuer: true })?)
             }
         };
         let writing = self.write(&request, issuer.as_ref(), volume, key, issued);
-        let installed = writing.instrument(trace_span!(target: TARGET, "write")).await;
-        self.answered = installed.as_ref().is_err_and(|e| e.kind == IssueErrorKind::BadResponse);
-        let installed = installed?;
+        let written = writing.instrument(trace_span!(target: TARGET, "write")).await;
+        let installed = written.map_err(|error| {
+            let by_issuer = error.kind == IssueErrorKind::BadResponse;
+            Stopped::Failed { error, by_issuer }
+        })?;
         let renewal = self.progress.borrow().installed.is_some();
         let (leaf, renew_at) = (installed.leaf.clone(), installed.renew_at);
         self.install(installed, u64::from(renewal));

@@ -52,8 +52,6 @@ pub(super) struct Life {
     pub(super) hurries: u32,
     /// The publish that the first attempt is for.
     pub(super) publish: Span,
-    /// Whether the last attempt ended with what the issuer answered.
-    pub(super) answered: bool,
     /// The issuer, or why there is none, as this volume last saw it.
     pub(super) seen: Option<Result<Arc<dyn Issuer>, String>>,
 }
@@ -92,7 +90,11 @@ impl Plan {
 /// Why an attempt ended without a certificate.
 pub(super) enum Stopped {
     Cancelled,
-    Failed(IssueError),
+    Failed {
+        error: IssueError,
+        /// Whether it is what the issuer answered, or that it did not.
+        by_issuer: bool,
+    },
 }
 
 impl Life {
@@ -101,7 +103,7 @@ impl Life {
         // A bug, here or below, must not leave a volume that nobody renews any more.
         while AssertUnwindSafe(self.live(&mut origin)).catch_unwind().await.is_err() {
             let message = "certmount itself broke down over this; its log says where: report it";
-            self.retry_after(&IssueError::new(IssueErrorKind::Node, message));
+            self.retry_after(&IssueError::new(IssueErrorKind::Node, message), false);
         }
         self.forget_needs();
     }
@@ -155,9 +157,9 @@ impl Life {
             match Box::pin(self.attempt().instrument(span.clone())).await {
                 Ok(()) => {}
                 Err(Stopped::Cancelled) => return,
-                Err(Stopped::Failed(error)) => {
+                Err(Stopped::Failed { error, by_issuer }) => {
                     span.record("error", error.message.as_str());
-                    self.retry_after(&error);
+                    self.retry_after(&error, by_issuer);
                 }
             }
         }
@@ -240,14 +242,14 @@ impl Life {
     }
 
     /// Plans the next attempt after one that failed.
-    fn retry_after(&mut self, error: &IssueError) {
+    fn retry_after(&mut self, error: &IssueError, by_issuer: bool) {
         let made_at = self.shared.settings.clock.now();
-        self.plan = Plan { made_at, due: self.note_failure(error) };
+        self.plan = Plan { made_at, due: self.note_failure(error, by_issuer) };
         self.trust_failed = false;
     }
 
     /// Makes a failure known, and answers when to try again.
-    pub(super) fn note_failure(&mut self, error: &IssueError) -> Timestamp {
+    pub(super) fn note_failure(&mut self, error: &IssueError, by_issuer: bool) -> Timestamp {
         let now = self.shared.settings.clock.now();
         let installed = self.progress.borrow().installed.clone();
         let not_after = installed.map(|installed| installed.leaf.validity().not_after);
@@ -263,7 +265,7 @@ impl Life {
             Outcome::Failed {
                 renewal: not_after.is_some(),
                 kind: error.kind,
-                by_issuer: std::mem::take(&mut self.answered),
+                by_issuer,
                 message,
                 retry_at,
                 not_after,
@@ -303,6 +305,6 @@ impl Life {
 
 impl From<IssueError> for Stopped {
     fn from(error: IssueError) -> Self {
-        Self::Failed(error)
+        Self::Failed { error, by_issuer: false }
     }
 }
