@@ -17,6 +17,9 @@ use crate::load::{
 use crate::plugin::{Plugin, Resident, Stage};
 use crate::report::{Report, milliseconds, percentile};
 
+/// When a plugin that serves again has nothing more to take over.
+const SETTLED_IN: Duration = Duration::from_secs(1);
+
 pub(crate) async fn one_by_one(
     stage: &Stage,
     sizes: &Sizes,
@@ -134,15 +137,24 @@ pub(crate) async fn standing(stage: &Stage, sizes: &Sizes, report: &mut Report) 
     at_rest(&plugin, &empty, count, 16, sizes, report).await?;
 
     let certificates = leaves(stage, &volumes)?;
-    let began = Instant::now();
-    plugin.kill().await?;
-    let plugin = Plugin::start(stage).await?;
-    let took = began.elapsed();
+    let mut restarts = Vec::with_capacity(sizes.restarts);
+    for _ in 0..sizes.restarts {
+        let began = Instant::now();
+        plugin.kill().await?;
+        plugin = Plugin::start(stage).await?;
+        restarts.push(began.elapsed());
+        sleep(SETTLED_IN).await;
+    }
+    let p50 = percentile(&restarts, 50);
     report.target(
-        &format!("SIGKILL until it serves again, {count} volumes"),
-        milliseconds(took),
+        &format!("SIGKILL until it serves again, {count} volumes, p50"),
+        milliseconds(p50),
         "< 100 ms",
-        took < Duration::from_millis(100),
+        p50 < Duration::from_millis(100),
+    );
+    report.row(
+        &format!("  the slowest of {}", restarts.len()),
+        milliseconds(percentile(&restarts, 100)),
     );
     publish_all(stage, &volumes).await.context("after the restart")?;
     ensure!(leaves(stage, &volumes)? == certificates, "the restart changed certificates");

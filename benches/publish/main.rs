@@ -113,6 +113,8 @@ struct Sizes {
     at_once: usize,
     /// Volumes that stand while memory, idle CPU and restart are measured.
     standing: usize,
+    /// How often the driver is killed and started again above them.
+    restarts: usize,
     /// How long idle CPU is measured: the renewer looks at the clock once a minute.
     idle: Duration,
     /// Volumes whose renewals are due together.
@@ -130,6 +132,7 @@ const FULL: Sizes = Sizes {
     one_by_one: 500,
     at_once: 4_000,
     standing: 500,
+    restarts: 15,
     idle: Duration::from_secs(65),
     due: 1_000,
     elsewhere: 200,
@@ -142,6 +145,7 @@ const SMOKE: Sizes = Sizes {
     one_by_one: 20,
     at_once: 60,
     standing: 20,
+    restarts: 3,
     idle: Duration::from_secs(2),
     due: 20,
     elsewhere: 10,

@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -72,6 +72,8 @@ struct Shared {
     sharing: task::Sharing,
     /// Volumes of an earlier process that are not taken over yet.
     adoptions: TaskTracker,
+    /// For one of them at a time: kubelet, who waits for the socket, is to find a core free.
+    adopting: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
@@ -212,6 +214,7 @@ impl Renewer {
             slow_keys: task::SlowKeys::default(),
             sharing: task::Sharing::default(),
             adoptions: TaskTracker::new(),
+            adopting: Arc::new(Semaphore::new(1)),
         };
         shared.adoptions.close();
         Self { shared: Arc::new(shared) }

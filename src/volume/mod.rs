@@ -16,9 +16,9 @@
 //! All calls are blocking system calls on memory; none waits for a disk or a network. Calls for one
 //! volume must come one after the other; different volumes do not mind each other.
 //!
-//! A process killed at any point leaves volumes that [`Volumes::open`] and [`Volumes::find`] take
-//! over whole, or that they remove: a tmpfs without `record.json` was never finished, and a
-//! directory without a tmpfs is what a reboot leaves of a volume.
+//! A process killed at any point leaves volumes that [`Volumes::find`] takes over whole, or that it
+//! removes: a tmpfs without `record.json` was never finished, and a directory without a tmpfs is
+//! what a reboot leaves of a volume.
 
 mod directory;
 mod mount;
@@ -91,12 +91,11 @@ pub struct VolumeIoError {
 pub type Result<T, E = VolumeIoError> = std::result::Result<T, E>;
 
 impl Volumes {
-    /// Makes the data root if need be (mode 0750), and sweeps up what a crash left half made.
+    /// Makes the data root if need be (mode 0750).
     ///
     /// # Errors
     ///
-    /// When the data root cannot be made, or another process uses it. What cannot be swept up is
-    /// no error here; [`Volumes::find`] tells of it.
+    /// When the data root cannot be made, or another process uses it.
     pub fn open(root: &Path) -> Result<Self> {
         let made = DirBuilder::new().recursive(true).mode(0o750).create(root);
         made.map_err(|error| VolumeIoError::new("make", root, error))?;
@@ -113,16 +112,27 @@ impl Volumes {
                 _ => error,
             })
         })?;
-        let volumes = Self { root: root.clone(), _lock: Arc::new(lock) };
-        for (_, directory) in directories(root)? {
-            let _ = directory.sweep();
-        }
-        Ok(volumes)
+        Ok(Self { root: root.clone(), _lock: Arc::new(lock) })
     }
 
     /// Every mounted volume with a readable record, and an error for each other one, with its id.
+    /// What an earlier process left half made or half written is swept up, where that is possible.
+    ///
+    /// Each directory is gone into once: kubelet waits for this after a restart.
     pub fn find(&self) -> Result<Vec<Result<Found, (String, VolumeIoError)>>> {
-        Self::look(&self.root)
+        let mut volumes = Vec::new();
+        for (id, directory) in directories(&self.root)? {
+            let taken = match directory {
+                VolumeDirectory::Mounted(volume) => volume.take_over(),
+                // Only if it is empty: a data root set wrongly must cost nobody their files.
+                VolumeDirectory::Empty(path) => {
+                    let _ = fs::remove_dir(path);
+                    Ok(None)
+                }
+            };
+            volumes.extend(taken.map_err(|error| (id.to_string(), error)).transpose());
+        }
+        Ok(volumes)
     }
 
     /// The same for a data root that another process may be using: nothing is locked, made or
@@ -132,12 +142,11 @@ impl Volumes {
             VolumeDirectory::Mounted(volume) => Some((id, volume)),
             VolumeDirectory::Empty(_) => None,
         });
-        let found = mounted.map(|(id, volume)| {
-            let record = volume.record().map_err(|error| (id.to_string(), error))?;
-            let mounted = volume.is_on(Path::new(record.raw().target_path));
-            Ok(Found { volume, record, mounted })
-        });
-        Ok(found.collect())
+        let look = |volume: &Volume| {
+            let directory = volume.open()?;
+            volume.read(&directory)?.ok_or_else(|| unrecorded(&directory))
+        };
+        Ok(mounted.map(|(id, volume)| look(&volume).map_err(|e| (id.to_string(), e))).collect())
     }
 
     /// A new tmpfs that holds `record`. Anything left of an earlier one of the same id is removed.
@@ -228,30 +237,6 @@ fn directories(root: &Path) -> Result<Vec<(VolumeId, VolumeDirectory)>> {
 enum VolumeDirectory {
     Empty(PathBuf),
     Mounted(Volume),
-}
-
-impl VolumeDirectory {
-    /// Removes an unfinished volume, and from a finished one what an unfinished write left.
-    fn sweep(&self) -> Result<()> {
-        let volume = match self {
-            // Only if it is empty: a data root set wrongly must cost nobody their files.
-            Self::Empty(path) => {
-                return fs::remove_dir(path)
-                    .map_err(|error| VolumeIoError::new("remove", path, error));
-            }
-            Self::Mounted(volume) => volume,
-        };
-        if Record::is_in(&volume.open()?)? {
-            return volume.writer()?.sweep();
-        }
-        let path = &volume.directory;
-        let mounts = mount::mounts_below(path)
-            .map_err(|error| VolumeIoError::new("read the mounts below", path, error))?;
-        match mounts.iter().all(|mount| mount.is_ours) {
-            true => clear_away(path),
-            false => Ok(()),
-        }
-    }
 }
 
 impl Volume {
@@ -345,18 +330,33 @@ impl Volume {
         mount::how_bound(&self.directory.join(DATA), target).is_ok_and(|how| how == Bound::ReadOnly)
     }
 
-    fn record(&self) -> Result<Record> {
+    /// The volume with its record, once what an earlier process left half written is swept up;
+    /// `None` where the volume was never finished, and is removed.
+    fn take_over(&self) -> Result<Option<Found>> {
         let directory = self.open()?;
-        Record::load(&directory)?.ok_or_else(|| {
-            let message = "there is no record of what was asked; unmount it if it is not needed";
-            directory.error("adopt", "")(io::Error::new(io::ErrorKind::NotFound, message))
-        })
+        if let Some(found) = self.read(&directory)? {
+            // What stays is swept up by the next write.
+            let _ = writer_in(&directory).and_then(|writer| writer.sweep());
+            return Ok(Some(found));
+        }
+        let path = &self.directory;
+        let mounts = mount::mounts_below(path)
+            .map_err(|error| VolumeIoError::new("read the mounts below", path, error))?;
+        match mounts.iter().all(|mount| mount.is_ours) && clear_away(path).is_ok() {
+            true => Ok(None),
+            false => Err(unrecorded(&directory)),
+        }
+    }
+
+    /// The volume with its record; `None` where `directory`, the volume's own, has none.
+    fn read(&self, directory: &Directory) -> Result<Option<Found>> {
+        let Some(record) = Record::load(directory)? else { return Ok(None) };
+        let mounted = self.is_on(Path::new(record.raw().target_path));
+        Ok(Some(Found { volume: self.clone(), record, mounted }))
     }
 
     fn writer(&self) -> Result<Writer> {
-        let directory = self.open()?;
-        let open = |name| directory.open_directory(OsStr::new(name));
-        Ok(Writer::new(open(DATA)?, open(STATE)?))
+        writer_in(&self.open()?)
     }
 
     fn pending(&self) -> Result<Directory> {
@@ -387,6 +387,18 @@ const STATE: &str = "state";
 const PENDING: &str = "pending";
 const KEY: &str = "key";
 const HANDLE: &str = "handle";
+
+/// The writer of the volume whose own directory is `directory`.
+fn writer_in(directory: &Directory) -> Result<Writer> {
+    let open = |name| directory.open_directory(OsStr::new(name));
+    Ok(Writer::new(open(DATA)?, open(STATE)?))
+}
+
+/// That `directory`, a volume's own, has no record.
+fn unrecorded(directory: &Directory) -> VolumeIoError {
+    let message = "there is no record of what was asked; unmount it if it is not needed";
+    directory.error("adopt", "")(io::Error::new(io::ErrorKind::NotFound, message))
+}
 
 /// Unmounts all that is mounted on `path`, and removes it with what it holds. What is missing is
 /// fine.

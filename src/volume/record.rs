@@ -147,11 +147,6 @@ impl Record {
             secrets: Secrets::default(),
         })
     }
-
-    /// Whether `directory` holds a record, readable or not.
-    pub(super) fn is_in(directory: &Directory) -> Result<bool> {
-        Ok(directory.open_file(OsStr::new(RECORD_FILE))?.is_some())
-    }
 }
 
 /// What tells a record from another one. A node keeps it for each volume, where the record itself

@@ -74,11 +74,11 @@ impl Writer {
     ) -> Result<()> {
         let Visible { current, links } = self.survey()?;
         let wanted: BTreeSet<&OsStr> = files.iter().map(|(name, _)| OsStr::new(name)).collect();
-        if let Some(current) = &current
+        if let Some(Current { name, directory }) = &current
             && links.iter().map(OsString::as_os_str).eq(wanted.iter().copied())
-            && self.holds(current, files, ownership)?
+            && holds(directory, files, ownership)?
         {
-            return self.states.replace(current, state);
+            return self.states.replace(name, state);
         }
         let new = self.prepare(files, state, ownership, now)?;
         let swap = || {
@@ -97,7 +97,7 @@ impl Writer {
         for name in links.iter().filter(|name| !wanted.contains(name.as_os_str())) {
             let _ = self.data.remove(name);
         }
-        let _ = current.map(|old| self.discard(&old));
+        let _ = current.map(|old| self.discard(&old.name));
         Ok(())
     }
 
@@ -105,7 +105,7 @@ impl Writer {
     /// files or state were lost.
     pub(super) fn state(&self) -> Result<Option<Zeroizing<Vec<u8>>>> {
         match self.current()? {
-            Some(current) => self.states.read(&current),
+            Some(current) => self.states.read(&current.name),
             None => Ok(None),
         }
     }
@@ -114,17 +114,17 @@ impl Writer {
     pub(super) fn sweep(&self) -> Result<()> {
         let Visible { current, links } = self.survey()?;
         let present: BTreeSet<OsString> = match &current {
-            Some(current) => self.data.open_directory(current)?.names()?.into_iter().collect(),
+            Some(current) => current.directory.names()?.into_iter().collect(),
             None => BTreeSet::new(),
         };
         links.difference(&present).try_for_each(|name| self.data.remove(name))
     }
 
     /// Where `..data` points. A link that leads to nothing is damage that the next write mends.
-    fn current(&self) -> Result<Option<OsString>> {
-        let Some(current) = self.data.link_target(OsStr::new(CURRENT))? else { return Ok(None) };
-        match self.data.open_directory(&current) {
-            Ok(_) => Ok(Some(current)),
+    fn current(&self) -> Result<Option<Current>> {
+        let Some(name) = self.data.link_target(OsStr::new(CURRENT))? else { return Ok(None) };
+        match self.data.open_directory(&name) {
+            Ok(directory) => Ok(Some(Current { name, directory })),
             Err(error) if LOST.contains(&error.source.kind()) => Ok(None),
             Err(error) => Err(error),
         }
@@ -135,7 +135,7 @@ impl Writer {
         let current = self.current()?;
         let mut links = BTreeSet::new();
         for name in self.data.names()? {
-            if name == CURRENT || Some(&name) == current.as_ref() {
+            if name == CURRENT || current.as_ref().is_some_and(|current| current.name == name) {
                 continue;
             }
             match name.as_bytes().starts_with(b"..") {
@@ -150,27 +150,6 @@ impl Writer {
             }
         }
         Ok(Visible { current, links })
-    }
-
-    /// Whether the write `current` made exactly these files.
-    fn holds(&self, current: &OsStr, files: &[(&str, &[u8])], owner: &Ownership) -> Result<bool> {
-        let directory = self.data.open_directory(current)?;
-        let uid = owner.uid.unwrap_or_else(|| geteuid().as_raw());
-        let gid = owner.gid.unwrap_or_else(|| getegid().as_raw());
-        for (name, bytes) in files {
-            let name = OsStr::new(name);
-            let Some(file) = directory.open_file(name)? else { return Ok(false) };
-            let found = file.metadata().map_err(directory.error("look at", name))?;
-            let same = found.len() == bytes.len() as u64
-                && found.mode() & 0o7777 == owner.mode & 0o777
-                && (found.uid(), found.gid()) == (uid, gid);
-            if !same
-                || read_to_end(file).map_err(directory.error("read", name))?.as_slice() != *bytes
-            {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     /// Writes files and state where no reader looks, and answers under which name.
@@ -215,12 +194,35 @@ impl Writer {
     }
 }
 
+/// Where `..data` points.
+struct Current {
+    name: OsString,
+    directory: Directory,
+}
+
 /// What [`Writer::survey`] finds.
 struct Visible {
-    /// Where `..data` points.
-    current: Option<OsString>,
+    current: Option<Current>,
     /// The names that the pod opens.
     links: BTreeSet<OsString>,
+}
+
+/// Whether a write made `directory` with exactly these files.
+fn holds(directory: &Directory, files: &[(&str, &[u8])], owner: &Ownership) -> Result<bool> {
+    let uid = owner.uid.unwrap_or_else(|| geteuid().as_raw());
+    let gid = owner.gid.unwrap_or_else(|| getegid().as_raw());
+    for (name, bytes) in files {
+        let name = OsStr::new(name);
+        let Some(file) = directory.open_file(name)? else { return Ok(false) };
+        let found = file.metadata().map_err(directory.error("look at", name))?;
+        let same = found.len() == bytes.len() as u64
+            && found.mode() & 0o7777 == owner.mode & 0o777
+            && (found.uid(), found.gid()) == (uid, gid);
+        if !same || read_to_end(file).map_err(directory.error("read", name))?.as_slice() != *bytes {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn through_current(name: &OsStr) -> OsString {

@@ -116,8 +116,9 @@ impl Life {
         // What is at work only now and then has a place of its own only then: a node has hundreds of
         // volumes that just wait.
         if let Some(Origin::Adopted { volume, adoption, .. }) = origin.take() {
+            let turn = Box::pin(Arc::clone(&self.shared.adopting).acquire_owned()).await;
             Box::pin(self.take_over(volume)).await;
-            drop(adoption);
+            drop((turn, adoption));
         }
         loop {
             let Plan { made_at, due } = self.plan;
