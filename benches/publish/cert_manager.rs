@@ -23,7 +23,7 @@ use crate::load::{
 };
 use crate::local::at_rest;
 use crate::plugin::{ISSUER, NODE, Plugin, Resident, Stage};
-use crate::report::{Report, milliseconds, percentile};
+use crate::report::{Report, milliseconds, percentile, times};
 
 /// What has to be on the machine.
 pub(crate) const PROGRAMS: [&str; 6] =
@@ -39,6 +39,11 @@ const THROUGH: [(&str, &str); 3] = [
     ("certmount.dev/issuer-kind", "Issuer"),
     ("certmount.dev/issuer-name", ISSUER),
 ];
+
+/// Cores differ by more than what a driver adds, so the aims are ratios. They are those of 20 ms
+/// and of 150 a second where cert-manager alone takes 10 ms and does 200 a second.
+const SLOWER: f64 = 2.0;
+const SHARE: f64 = 0.75;
 
 pub(crate) async fn measure(stage: &Stage, sizes: &Sizes, report: &mut Report) -> Result<()> {
     let mut api = block_in_place(|| cluster(stage));
@@ -101,15 +106,10 @@ impl Bench<'_> {
         let (floor, p50) = (percentile(&alone, 50), percentile(&calls, 50));
         report.row("floor: cert-manager alone, one at a time, p50", milliseconds(floor));
         report.row("  p99", milliseconds(percentile(&alone, 99)));
-        report.target(
-            "publish through cert-manager, one at a time, p50",
-            milliseconds(p50),
-            "< 20 ms",
-            p50 < Duration::from_millis(20),
-        );
+        report.row("publish through cert-manager, one at a time, p50", milliseconds(p50));
         report.row("  p99", milliseconds(percentile(&calls, 99)));
         let ratio = p50.as_secs_f64() / floor.as_secs_f64();
-        report.row("  p50, ratio to the floor", format!("{ratio:.2} x"));
+        report.target("  p50, ratio to the floor", times(ratio), "< 2 x", ratio < SLOWER);
         Ok(())
     }
 
@@ -162,15 +162,14 @@ impl Bench<'_> {
             format!("{:.0} /s", alone.rate()),
         );
         report.row("  p50", milliseconds(percentile(&alone.calls, 50)));
-        report.target(
+        report.row(
             &format!("publish through cert-manager, {AT_ONCE} at once"),
             format!("{:.0} /s", through.rate()),
-            ">= 150 /s",
-            through.rate() >= 150.0,
         );
         report.row("  p50", milliseconds(percentile(&through.calls, 50)));
         report.row("  p99", milliseconds(percentile(&through.calls, 99)));
-        report.row("  ratio to the floor", format!("{:.2} x", through.rate() / alone.rate()));
+        let ratio = through.rate() / alone.rate();
+        report.target("  ratio to the floor", times(ratio), ">= 0.75 x", ratio >= SHARE);
         let count = u32::try_from(through.calls.len().max(1))?;
         report.row("  processor time of the plugin for each", milliseconds(spent / count));
         Ok(())
@@ -198,7 +197,7 @@ impl Bench<'_> {
         report.row("floor: cert-manager alone, its own QPS, 20 at once", rate(&alone));
         report.row("publish through cert-manager, its own QPS, 20 at once", rate(&through));
         report.row("  p50", milliseconds(percentile(&through.calls, 50)));
-        report.row("  ratio to the floor", format!("{:.2} x", through.rate() / alone.rate()));
+        report.row("  ratio to the floor", times(through.rate() / alone.rate()));
         Ok(())
     }
 

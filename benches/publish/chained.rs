@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use crate::Sizes;
 use crate::load::{AT_ONCE, publish, publish_in_rounds, unpublish_all, volume};
 use crate::plugin::{ISSUER, Plugin, Stage};
-use crate::report::{Report, milliseconds, percentile};
+use crate::report::{Report, milliseconds, percentile, times};
 
 const CHAINED: &str = "bench-chained";
 
@@ -47,7 +47,7 @@ pub(crate) async fn measure(stage: &Stage, sizes: &Sizes, report: &mut Report) -
         ">= 1000 /s",
         rate >= 1_000.0,
     );
-    report.row("  ratio to the upstream itself", format!("{:.2} x", rate / direct));
+    report.row("  ratio to the upstream itself", times(rate / direct));
     report.row("  p50", milliseconds(percentile(&calls, 50)));
     report.row("  p99", milliseconds(percentile(&calls, 99)));
     plugin.stop().await

@@ -15,7 +15,7 @@ use crate::load::{
     volume, volumes,
 };
 use crate::plugin::{Plugin, Resident, Stage};
-use crate::report::{Report, milliseconds, percentile};
+use crate::report::{Report, milliseconds, percentile, times};
 
 /// When a plugin that serves again has nothing more to take over.
 const SETTLED_IN: Duration = Duration::from_secs(1);
@@ -52,7 +52,7 @@ pub(crate) async fn one_by_one(
     );
     report.row("  p99", milliseconds(percentile(&calls, 99)));
     let ratio = p50.as_secs_f64() / floor.as_secs_f64();
-    report.target("  p50, ratio to the floor", format!("{ratio:.1} x"), "<= 6 x", ratio <= 6.0);
+    report.target("  p50, ratio to the floor", times(ratio), "<= 6 x", ratio <= 6.0);
     report
         .row("  with kubelet's two calls before it, p50", milliseconds(percentile(&sequences, 50)));
     report.row("  p99", milliseconds(percentile(&sequences, 99)));

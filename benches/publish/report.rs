@@ -60,6 +60,11 @@ pub(crate) fn milliseconds(duration: Duration) -> String {
     }
 }
 
+/// `0.82 x`.
+pub(crate) fn times(ratio: f64) -> String {
+    format!("{ratio:.2} x")
+}
+
 /// The value that `percent` of `values` do not exceed (nearest rank).
 pub(crate) fn percentile(values: &[Duration], percent: usize) -> Duration {
     let mut sorted = values.to_vec();
