@@ -333,7 +333,9 @@ fn who_shares_goes_on_after_a_restart_with_what_the_other_has() {
 
 #[test]
 fn whatever_a_ca_says_it_sees_no_storm_while_kubelet_asks_and_asks() {
-    use IssueErrorKind::{BadResponse, Config, Denied, Node, Pending, RateLimited, Unavailable};
+    use IssueErrorKind::{
+        BadResponse, Config, Denied, Node, Pending, RateLimited, Request, Unavailable,
+    };
     in_world(async |world| {
         world.ca.failing.store(true, Ordering::SeqCst);
         for (kind, most) in [
@@ -341,6 +343,7 @@ fn whatever_a_ca_says_it_sees_no_storm_while_kubelet_asks_and_asks() {
             (RateLimited, 10),
             (BadResponse, 200),
             (Config, 3_000),
+            (Request, 3_000),
             (Unavailable, 3_000),
             (Node, 3_000),
             (Pending, 6_000),

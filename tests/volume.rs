@@ -291,7 +291,7 @@ fn a_restart_finds_every_volume_with_its_state_and_record() {
 }
 
 #[test]
-fn opening_sweeps_up_what_a_crash_or_a_reboot_left() {
+fn finding_sweeps_up_what_a_crash_or_a_reboot_left() {
     namespaced(|| {
         let node = Node::new();
         let volumes = node.open();

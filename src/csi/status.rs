@@ -56,6 +56,7 @@ pub(super) fn of_not_ready(error: &NotReady) -> Status {
         | IssueErrorKind::Config
         | IssueErrorKind::Denied
         | IssueErrorKind::Node
+        | IssueErrorKind::Request
         | IssueErrorKind::Unavailable => Code::Unavailable,
     };
     status(code, error)
@@ -126,6 +127,7 @@ mod tests {
             (IssueErrorKind::Node, Code::Unavailable),
             (IssueErrorKind::Pending, Code::Aborted),
             (IssueErrorKind::RateLimited, Code::ResourceExhausted),
+            (IssueErrorKind::Request, Code::Unavailable),
             (IssueErrorKind::Unavailable, Code::Unavailable),
         ];
         for (kind, code) in codes {

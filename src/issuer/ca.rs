@@ -135,6 +135,9 @@ impl Issuer for Ca {
         .map_err(|error| {
             let kind = match error {
                 SignError::NameNotAllowed { .. } => IssueErrorKind::Denied,
+                SignError::PathTooLong { .. } | SignError::Unencodable(_) => {
+                    IssueErrorKind::Request
+                }
                 _ => IssueErrorKind::Config,
             };
             IssueError::new(kind, "the CA cannot sign this certificate").caused_by(error)

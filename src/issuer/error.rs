@@ -32,6 +32,8 @@ pub enum IssueErrorKind {
     Pending,
     /// The CA asked to slow down.
     RateLimited,
+    /// What the volume asks for is nothing that its issuer could sign, however healthy it is.
+    Request,
     /// The CA cannot be reached.
     Unavailable,
 }
@@ -59,6 +61,7 @@ impl IssueErrorKind {
             Self::Node => "Node",
             Self::Pending => "Pending",
             Self::RateLimited => "RateLimited",
+            Self::Request => "Request",
             Self::Unavailable => "Unavailable",
         }
     }

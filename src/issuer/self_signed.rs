@@ -42,7 +42,7 @@ impl Issuer for SelfSigned {
         })
         .map_err(|error| {
             let message = "the certificate cannot be signed by its own key";
-            IssueError::new(IssueErrorKind::Config, message).caused_by(error)
+            IssueError::new(IssueErrorKind::Request, message).caused_by(error)
         })?;
         Ok(Issued { chain: vec![leaf.clone()], trust_anchors: vec![leaf] })
     }

@@ -128,7 +128,8 @@ fn is_fault(kind: IssueErrorKind) -> bool {
         IssueErrorKind::Denied
         | IssueErrorKind::Node
         | IssueErrorKind::Pending
-        | IssueErrorKind::RateLimited => false,
+        | IssueErrorKind::RateLimited
+        | IssueErrorKind::Request => false,
     }
 }
 
@@ -223,6 +224,11 @@ mod tests {
         health.observe(&report("web-0", failed(IssueErrorKind::Config, false)));
         health.observe(&report("web-0", failed(IssueErrorKind::Denied, true)));
         assert_eq!(reason(&health), None);
+        // Known without the CA, it does not mean that one is back either.
+        health.observe(&report("web-1", failed(IssueErrorKind::Unavailable, true)));
+        health.observe(&report("web-0", failed(IssueErrorKind::Request, false)));
+        assert_eq!(reason(&health).as_deref(), Some("Unavailable"));
+        health.observe(&report("web-1", Outcome::Unpublished));
         // A CA that refuses, or asks to wait, is there.
         health.observe(&report("web-0", failed(IssueErrorKind::Unavailable, true)));
         health.observe(&report("web-1", failed(IssueErrorKind::RateLimited, true)));

@@ -72,7 +72,7 @@ struct Shared {
     sharing: task::Sharing,
     /// Volumes of an earlier process that are not taken over yet.
     adoptions: TaskTracker,
-    /// For one of them at a time: kubelet, who waits for the socket, is to find a core free.
+    /// Has one of them read at a time: kubelet, who waits for the socket, is to find a core free.
     adopting: Arc<Semaphore>,
 }
 

@@ -49,16 +49,19 @@ impl<'a> Attempt<'a> {
         clock: &'a Clock,
         order: &'a Order<'a>,
     ) -> Result<Self, IssueError> {
-        let identifiers = match (&order.requester, &order.spec.template.subject_alt_names[..]) {
-            (Requester::Node { issuer, .. }, []) => Err(format!(
+        let template = &order.spec.template;
+        if let (Requester::Node { issuer, .. }, []) =
+            (&order.requester, &template.subject_alt_names[..])
+        {
+            let message = format!(
                 "an ACME server signs only for names that are proved to it, and the intermediate has \
                  none: write dnsNames into {issuer}, such as mesh.example.com, which a solver here \
                  is for"
-            )),
-            _ => identifiers(&order.spec.template),
-        };
-        let identifiers =
-            identifiers.map_err(|message| IssueError::new(IssueErrorKind::Config, message))?;
+            );
+            return Err(IssueError::new(IssueErrorKind::Config, message));
+        }
+        let identifiers = identifiers(template)
+            .map_err(|message| IssueError::new(IssueErrorKind::Request, message))?;
         let journal = Journal::load(order.handle);
         Ok(Self { spec, dns01, answers, clock, order, journal, identifiers })
     }

@@ -509,7 +509,7 @@ async fn names_that_acme_does_not_know_are_refused_before_the_server_is_asked() 
     let names = &mut volume.spec.template.subject_alt_names;
     names.push(GeneralName::uri("spiffe://cluster.local/ns/web/sa/default").unwrap());
     let error = volume.attempt(world.issuer.as_ref()).await.unwrap_err();
-    assert_eq!(error.kind, IssueErrorKind::Config);
+    assert_eq!(error.kind, IssueErrorKind::Request);
     assert!(error.message.contains("spiffe://"), "{error}");
     volume.spec.template.subject_alt_names.clear();
     volume.spec.template.subject = DistinguishedName::from_rfc4514("CN=web.example").unwrap();

@@ -294,7 +294,11 @@ impl Keeper {
             handle: &attempt.handle,
             issuers,
         };
-        let issued = upstream.issue(order).await?;
+        let issued = upstream.issue(order).await.map_err(|error| match error.kind {
+            // What is asked for here is what this issuer's operator wrote.
+            IssueErrorKind::Request => IssueError { kind: IssueErrorKind::Config, ..error },
+            _ => error,
+        })?;
         let key = Arc::clone(&attempt.key);
         Intermediate::new(key, issued, &self.wanted.template, &self.spec, &self.clock).map_err(
             |error| {

@@ -160,7 +160,7 @@ impl Vault {
         let path = self.path.sign.as_deref().ok_or_else(|| {
             let message = "this issuer signs CAs only: its path is sign-intermediate; name one \
                            whose path is <mount>/sign/<role>";
-            IssueError::new(IssueErrorKind::Config, message)
+            IssueError::new(IssueErrorKind::Request, message)
         })?;
         let (mut alt_names, mut ip_sans, mut uri_sans) = (Vec::new(), Vec::new(), Vec::new());
         for name in &template.subject_alt_names {

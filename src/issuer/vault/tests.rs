@@ -290,7 +290,7 @@ async fn a_ca_is_signed_as_an_intermediate() {
     order(&*issuer, ca, "web", &PodTokens::default()).await.0.unwrap();
     assert_eq!(mock.asked().pop().unwrap().path, "pki/issuer/a/sign-intermediate");
     let (kind, text) = refused(issue(&*issuer).await.unwrap_err());
-    assert_eq!(kind, IssueErrorKind::Config);
+    assert_eq!(kind, IssueErrorKind::Request);
     assert!(text.contains("signs CAs only"), "{text}");
 }
 

@@ -66,7 +66,12 @@ impl Life {
                 if let Err(error) = &issued {
                     span.record("error", error.message.as_str());
                 }
-                (volume, key, issued.map_err(|error| Stopped::Failed { error, by_issuer: true })?)
+                let issued = issued.map_err(|error| {
+                    // That is known without the CA and says nothing of it.
+                    let by_issuer = error.kind != IssueErrorKind::Request;
+                    Stopped::Failed { error, by_issuer }
+                })?;
+                (volume, key, issued)
             }
         };
         let writing = self.write(&request, issuer.as_ref(), volume, key, issued);
@@ -272,7 +277,7 @@ fn sign(
     key: PrivateKey,
 ) -> Result<(Arc<PrivateKey>, CertificationRequest), IssueError> {
     let csr = CertificationRequest::new(&request.certificate.template, &key).map_err(|error| {
-        IssueError::new(IssueErrorKind::Config, "the certification request cannot be made")
+        IssueError::new(IssueErrorKind::Request, "the certification request cannot be made")
             .caused_by(error)
     })?;
     Ok((Arc::new(key), csr))
@@ -298,7 +303,7 @@ pub(super) fn write_files(
 ) -> Result<(), IssueError> {
     let payload = request.files.render(bundle).map_err(|error| {
         let message = "the certificate cannot be written in a form that the volume asks for";
-        IssueError::new(IssueErrorKind::Config, message).caused_by(error)
+        IssueError::new(IssueErrorKind::Request, message).caused_by(error)
     })?;
     volume.write(&payload, &bundle.to_state(), &request.ownership).map_err(node_error)
 }

@@ -118,7 +118,10 @@ impl Life {
         if let Some(Origin::Adopted { volume, adoption, .. }) = origin.take() {
             let turn = Box::pin(Arc::clone(&self.shared.adopting).acquire_owned()).await;
             Box::pin(self.take_over(volume)).await;
-            drop((turn, adoption));
+            drop(turn);
+            // What changed meanwhile may have files written, which takes long for some.
+            Box::pin(self.follow_issuer()).await;
+            drop(adoption);
         }
         loop {
             let Plan { made_at, due } = self.plan;
@@ -214,7 +217,6 @@ impl Life {
         if pending || !holds {
             self.plan = Plan::at_once(now);
         }
-        self.follow_issuer().await;
     }
 
     /// Makes the certificate in the volume known to everyone who waits or looks.
