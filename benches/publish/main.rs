@@ -32,9 +32,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use certmount::cli::namespace;
 use clap::{Parser, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::plugin::Stage;
 use crate::report::{Report, milliseconds, percentile};
@@ -161,7 +162,16 @@ fn main() -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let sizes = if args.smoke { SMOKE } else { FULL };
     let parts = if args.only.is_empty() { Part::value_variants().to_vec() } else { args.only };
-    let report = runtime.block_on(measure(args.plugin, &sizes, &parts, args.all))?;
+    let report = runtime.block_on(async {
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        // Whatever was started ends with what is dropped here.
+        tokio::select! {
+            report = measure(args.plugin, &sizes, &parts, args.all) => report,
+            _ = terminate.recv() => bail!("stopped by a signal"),
+            _ = interrupt.recv() => bail!("stopped by a signal"),
+        }
+    })?;
     let missed = report.finish();
     Ok(if args.check && missed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
