@@ -120,33 +120,26 @@ impl Volumes {
     ///
     /// Each directory is gone into once: kubelet waits for this after a restart.
     pub fn find(&self) -> Result<Vec<Result<Found, (String, VolumeIoError)>>> {
-        let mut volumes = Vec::new();
-        for (id, directory) in directories(&self.root)? {
-            let taken = match directory {
-                VolumeDirectory::Mounted(volume) => volume.take_over(),
-                // Only if it is empty: a data root set wrongly must cost nobody their files.
-                VolumeDirectory::Empty(path) => {
-                    let _ = fs::remove_dir(path);
-                    Ok(None)
-                }
-            };
-            volumes.extend(taken.map_err(|error| (id.to_string(), error)).transpose());
-        }
-        Ok(volumes)
+        each_of(&self.root, |directory| match directory {
+            VolumeDirectory::Mounted(volume) => volume.take_over(),
+            // Only if it is empty: a data root set wrongly must cost nobody their files.
+            VolumeDirectory::Empty(path) => {
+                let _ = fs::remove_dir(path);
+                Ok(None)
+            }
+        })
     }
 
     /// The same for a data root that another process may be using: nothing is locked, made or
     /// swept up, so only to be read.
     pub fn look(root: &Path) -> Result<Vec<Result<Found, (String, VolumeIoError)>>> {
-        let mounted = directories(root)?.into_iter().filter_map(|(id, found)| match found {
-            VolumeDirectory::Mounted(volume) => Some((id, volume)),
-            VolumeDirectory::Empty(_) => None,
-        });
-        let look = |volume: &Volume| {
-            let directory = volume.open()?;
-            volume.read(&directory)?.ok_or_else(|| unrecorded(&directory))
-        };
-        Ok(mounted.map(|(id, volume)| look(&volume).map_err(|e| (id.to_string(), e))).collect())
+        each_of(root, |directory| match directory {
+            VolumeDirectory::Mounted(volume) => {
+                let directory = volume.open()?;
+                volume.read(&directory)?.ok_or_else(|| unrecorded(&directory)).map(Some)
+            }
+            VolumeDirectory::Empty(_) => Ok(None),
+        })
     }
 
     /// A new tmpfs that holds `record`. Anything left of an earlier one of the same id is removed.
@@ -203,6 +196,17 @@ impl Volumes {
     fn path(&self, id: &VolumeId) -> PathBuf {
         self.root.join(id.as_str())
     }
+}
+
+/// What `find` finds in each directory below the data root that can be a volume.
+fn each_of(
+    root: &Path,
+    find: impl Fn(VolumeDirectory) -> Result<Option<Found>>,
+) -> Result<Vec<Result<Found, (String, VolumeIoError)>>> {
+    let each = |(id, directory): (VolumeId, _)| {
+        find(directory).map_err(|error| (id.to_string(), error)).transpose()
+    };
+    Ok(directories(root)?.into_iter().filter_map(each).collect())
 }
 
 /// The directories below the data root that can be volumes.
